@@ -10,8 +10,19 @@ from zray.protocol.messages import ProtocolError
 from zray.transport.lanes import Accepted, Arrived, Expired, LaneEvent, Lanes
 
 
+def refuse(core: ClientCore, effect: LaneEffect, now: float) -> None:
+    """Tells the core that an effect was not performed."""
+    if isinstance(effect, OfferLane):
+        core.lanes.offered(effect.caller, "", b"", now)
+    elif isinstance(effect, DialLane):
+        core.lanes.dialled(effect.name, False, now)
+
+
 class LaneSockets:
-    """The lanes of one client process. ``path``: where its socket is if it serves an actor; else empty."""
+    """The lanes of one client process. ``path``: where its socket is if it serves an actor; else empty.
+
+    Raises OSError if there are no descriptors.
+    """
 
     def __init__(self, core: ClientCore, path: str, max_message_bytes: int) -> None:
         self._core = core

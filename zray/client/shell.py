@@ -24,7 +24,7 @@ from typing import Any
 
 from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import Callback, LaneEffect, Warn
-from zray.client.lane_sockets import LaneSockets
+from zray.client.lane_sockets import LaneSockets, refuse
 from zray.client.lock import ClientLock
 from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
 from zray.protocol.contract import BROKER, TICK_S
@@ -278,10 +278,15 @@ class ClientShell:
         with self.lock:
             if self.state is not OPEN:
                 return
+            now = time.monotonic()
             if self._lanes is None:
-                self._lanes = LaneSockets(self.core, self.lane_path, self.connection.max_message_bytes)
-                self._choose_fds()
-            self._lanes.perform(effect, time.monotonic())
+                with contextlib.suppress(OSError):  # no descriptors are left: calls go through the broker
+                    self._lanes = LaneSockets(self.core, self.lane_path, self.connection.max_message_bytes)
+                    self._choose_fds()
+            if self._lanes is not None:
+                self._lanes.perform(effect, now)
+            else:
+                refuse(self.core, effect, now)
             self.submitted()
 
     def lose(self, reason: str) -> None:

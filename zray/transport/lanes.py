@@ -83,6 +83,8 @@ class Lanes:
     """The sockets of one process's lanes. It belongs to the thread that holds the client's lock.
 
     ``path``: where it listens; empty: it makes no offers. ``max_frame_bytes``: a longer frame ends its lane.
+
+    Raises OSError if there are no descriptors.
     """
 
     def __init__(self, path: str, max_frame_bytes: int) -> None:
@@ -109,15 +111,17 @@ class Lanes:
         return token
 
     def _listen(self) -> bool:
-        listener = UnixSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+        listener: UnixSocket | None = None
         try:
+            listener = UnixSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
             with contextlib.suppress(FileNotFoundError):  # left by a listener that could not be closed in order
                 os.unlink(self._path)
             listener.bind(self._path)
             os.chmod(self._path, 0o600)  # its directory is private, too
             listener.listen(MAX_STRANGERS)
-        except OSError:  # no room, or the directory is gone: the broker's way is used
-            listener.close()
+        except OSError:  # no room, no descriptor, or the directory is gone: the broker's way is used
+            if listener is not None:
+                listener.close()
             return False
         self._listener = listener
         self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -135,13 +139,15 @@ class Lanes:
 
     def dial(self, address: str, name: bytes) -> bool:
         """Connects to a listener, and shows a token. Returns whether that was possible."""
-        socket = UnixSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+        socket: UnixSocket | None = None
         try:
+            socket = UnixSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
             socket.connect(address)
             if not _is_mine(socket) or socket.send(name, MSG_NOSIGNAL) != len(name):
                 raise OSError("the listener belongs to another user")
-        except OSError:  # it is gone, in another file system, or another user's
-            socket.close()
+        except OSError:  # it is gone, in another file system, or another user's; or there are no descriptors
+            if socket is not None:
+                socket.close()
             return False
         self._add(_Connection(socket, name))
         return True
@@ -154,13 +160,16 @@ class Lanes:
             self._by_name[connection.name] = connection
         self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
 
-    def _accept(self, listener: UnixSocket) -> list[_Connection]:
+    def _accept(self, listener: UnixSocket) -> tuple[list[_Connection], bool]:
+        """Returns the new connections, and whether one could not be accepted: there are no descriptors left."""
         accepted: list[_Connection] = []
         while True:
             try:
                 socket, _ = listener.accept()
-            except OSError:  # there are no more, or no descriptors
-                return accepted
+            except BlockingIOError:
+                return accepted, False
+            except OSError:
+                return accepted, True
             strangers = sum(not each.name for each in self._by_fd.values())
             if strangers >= MAX_STRANGERS or not _is_mine(socket):
                 socket.close()
@@ -179,6 +188,13 @@ class Lanes:
             del self._offers[event.name]
         if not self._offers:
             self._listen_no_more()
+        return expired
+
+    def _take_back_offers(self) -> list[Expired]:
+        """Ends all offers. A listener whose connections cannot be accepted would be readable all the time."""
+        expired = [Expired(token) for token in self._offers]
+        self._offers.clear()
+        self._listen_no_more()
         return expired
 
     # ------------------------------------------------------------------ frames
@@ -216,8 +232,11 @@ class Lanes:
             if connection is not None:
                 self._receive(connection, events)
             elif self._listener is not None:
-                for accepted in self._accept(self._listener):
-                    self._receive(accepted, events)  # its caller may have sent already
+                accepted, fault = self._accept(self._listener)
+                for each in accepted:
+                    self._receive(each, events)  # its caller may have sent already
+                if fault:
+                    events += self._take_back_offers()
         return events
 
     def _receive(self, connection: _Connection, events: list[LaneEvent]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import pytest
 
+from zray.client import shell as shell_module
+from zray.client.core.effects import CloseLane, DialLane, OfferLane
 from zray.client.shell import REST_S, ClientShell, Waiter
 from zray.client.states import CLOSED, LOST, OPEN
 from zray.protocol.contract import BROKER, TICK_S, Output
@@ -58,6 +60,7 @@ class Connection:
     readable = False
     is_at_rest = False
     pending = False
+    max_message_bytes = 1 << 20
     pings = False  # whether a ping is due at each tick
 
     def __init__(self, story):
@@ -497,3 +500,24 @@ def test_an_urgent_call_leaves_at_once_if_no_thread_waits(stage, lanes):
         stage.shell.submitted()
     assert stage.story == ["lane: call"]
     lanes.due, lanes.is_urgent = [], False
+
+
+@pytest.mark.parametrize(
+    ("effect", "told"),
+    [
+        (OfferLane(b"c" * 16), ("offered", b"c" * 16, "", b"")),
+        (DialLane("/socket", b"t" * 16), ("dialled", b"t" * 16, False)),
+        (CloseLane(b"t" * 16), None),
+    ],
+)
+def test_without_descriptors_the_core_is_told_that_there_is_no_lane(stage, monkeypatch, effect, told):
+    heard = []
+
+    def no_descriptors(*arguments):
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(shell_module, "LaneSockets", no_descriptors)
+    stage.core.offered = lambda *said: heard.append(("offered", *said[:-1]))
+    stage.core.dialled = lambda *said: heard.append(("dialled", *said[:-1]))
+    stage.shell.perform_for_lanes(effect)
+    assert heard == ([told] if told else []) and stage.shell._lanes is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import stat
 from collections.abc import Callable, Iterator
@@ -234,6 +235,34 @@ def test_who_cannot_listen_makes_no_offer(tmp_path: Path) -> None:
         end = Lanes(path, LIMIT)
         assert end.offer(0.0) == b""
         end.close()
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_there_are_no_lanes(worker: Lanes, caller: Lanes, path: str) -> None:
+    with no_descriptors():
+        assert worker.offer(0.0) == b""
+        assert not caller.dial(path, b"t" * 16)
+        with pytest.raises(OSError):
+            Lanes(path, LIMIT)
+    assert worker.offer(0.0)
+
+
+def test_without_descriptors_all_offers_are_taken_back(worker: Lanes, caller: Lanes, path: str) -> None:
+    tokens = [worker.offer(0.0), worker.offer(0.0)]
+    assert caller.dial(path, tokens[0])
+    with no_descriptors():
+        assert worker.receive() == [Expired(token) for token in tokens]
+        assert worker.receive() == [], "nothing is readable any more"
+    assert caller.receive() == [Broken(tokens[0])] and not os.path.exists(path)
 
 
 def test_a_file_left_by_an_earlier_listener_is_replaced(worker: Lanes, caller: Lanes, path: str) -> None:
