@@ -73,7 +73,8 @@ class LaneSockets:
         lane."""
         refused: dict[bytes, list[bytes]] = {}
         for name in [dest for dest in sends if dest in self._core.lanes]:
-            left = self._sockets.send(name, sends.pop(name))
+            frames = sends.pop(name)
+            left = self._sockets.send(name, frames) if self._core.lanes.takes_frames(name) else frames
             if left:
                 refused[name] = list(left)
         return refused

@@ -364,7 +364,7 @@ class ClientShell:
             return False
         self._send()
         self.last_flush = now
-        return not (self._unchecked or self._effects)
+        return not (self._unchecked or self._effects or self.connection.link.rejected)
 
     def collect(self) -> None:
         """Counts the references that are gone. Under the lock; call ``settle`` after releasing it.
@@ -420,7 +420,7 @@ class ClientShell:
         self.lock.shield()  # a window is open while this thread sleeps
         try:
             if not waiter.entered:
-                self._turn_and_enter(waiter)
+                self._turn_and_enter(waiter, looks=timeout_s == 0)
             while not waiter.is_done() and self.state is not CLOSED:
                 if self._effects or self._loss_unreported:
                     self._settle_aside(waiter)
@@ -464,9 +464,9 @@ class ClientShell:
         else:
             self._followers.append(waiter)
 
-    def _turn_and_enter(self, waiter: Waiter) -> None:
+    def _turn_and_enter(self, waiter: Waiter, looks: bool = False) -> None:
         with self.lock:
-            self.turn(looks=self._lanes is None)
+            self.turn(looks=looks or self._lanes is None)
             if not waiter.is_done() and self.state is not CLOSED:
                 self.enter(waiter)
 
@@ -520,9 +520,11 @@ class ClientShell:
         """Waits for the socket, then takes a turn, unless another thread has taken the lead meanwhile."""
         ready = dict(self._poll(waiter, timeout_s))
         with self.lock:
+            if self.state is CLOSED:
+                return
             if self._lifeline in ready:
                 self._lose_lifeline()
-            if waiter is not self._leader or self.state is CLOSED:
+            if waiter is not self._leader:
                 return  # only the leader may consume the signal
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)

@@ -211,6 +211,15 @@ class Link:
             self._transmit.append((0, b""))
         return now - self.last_heard < self._silence_s
 
+    @property
+    def last_number(self) -> int:
+        """The number of the last frame with messages."""
+        return self._seq
+
+    def has_acknowledged(self, number: int) -> bool:
+        """Whether the peer has acknowledged all frames up to this number."""
+        return not self._unacked or self._unacked[0][0] > number
+
     def acknowledge(self) -> None:
         """Queues an empty frame, which acknowledges what has come."""
         self._transmit.append((0, b""))

@@ -222,20 +222,25 @@ class ChannelWelcome(NamedTuple):
 
 
 class LaneWanted(NamedTuple):
-    """A caller asks the worker of an actor for a lane. ``machine``: the caller's machine."""
+    """A caller asks the worker of an actor for a lane.
+
+    ``machine``: the caller's machine; ``max_message_bytes``: the largest message that it accepts.
+    """
 
     actor_id: ActorId
     machine: str
+    max_message_bytes: int
 
 
 class LaneOffer(NamedTuple):
     """The answer to a ``LaneWanted``: the path of a Unix socket, and the token to show there.
 
-    An empty ``address`` means that there is no lane.
+    An empty ``address`` means that there is no lane. ``max_message_bytes``: the largest that both accept.
     """
 
     address: str
     token: bytes
+    max_message_bytes: int
 
 
 class LaneSwitched(NamedTuple):

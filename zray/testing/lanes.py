@@ -144,7 +144,7 @@ class SimLanes:
         lanes = process.core.lanes
         for name in [dest for dest in sends if dest in lanes]:
             frames = sends.pop(name)
-            left = self._take(process, name, frames)
+            left = self._take(process, name, frames) if lanes.takes_frames(name) else frames
             if left:
                 lanes.overflowed(name, left, self._sim.now)
                 messages += through_broker(process.core.take_output().sends)

@@ -119,12 +119,12 @@ class Lanes:
             listener.bind(self._path)
             os.chmod(self._path, 0o600)  # its directory is private, too
             listener.listen(MAX_STRANGERS)
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
         except OSError:  # no room, no descriptor, or the directory is gone: the broker's way is used
             if listener is not None:
                 listener.close()
             return False
         self._listener = listener
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
         return True
 
     def _listen_no_more(self) -> None:
@@ -132,7 +132,7 @@ class Lanes:
             self._epoll.unregister(self._listener.fileno())
             self._listener.close()
             self._listener = None
-            with contextlib.suppress(FileNotFoundError):  # the session's directory has been removed
+            with contextlib.suppress(OSError):  # the session's directory has been removed
                 os.unlink(self._path)
         for connection in [each for each in self._by_fd.values() if not each.name]:
             self._close(connection)
@@ -234,7 +234,8 @@ class Lanes:
             elif self._listener is not None:
                 accepted, fault = self._accept(self._listener)
                 for each in accepted:
-                    self._receive(each, events)  # its caller may have sent already
+                    if each.socket.fileno() in self._by_fd:  # else it was closed with the last offer, just now
+                        self._receive(each, events)  # its caller may have sent already
                 if fault:
                     events += self._take_back_offers()
         return events

@@ -45,7 +45,13 @@ class End:
     def flush(self) -> None:
         while output := self.core.take_output():
             for name in [dest for dest in output.sends if dest in self.core.lanes]:
-                self.frames += output.sends.pop(name)
+                frames = output.sends.pop(name)
+                if self.core.lanes.takes_frames(name):
+                    self.frames += frames
+                else:
+                    self.core.lanes.overflowed(name, frames, 0.0)
+                    first = through_broker(self.core.take_output().sends)
+                    self.up += [over_the_wire(message) for message in first]
             self.up += [over_the_wire(message) for message in through_broker(output.sends)]
             self.effects += output.effects
         self.core.check()
@@ -269,7 +275,11 @@ def test_an_accepted_lane_does_not_expire(pair: Pair) -> None:
 
 def test_only_so_many_lanes(pair: Pair) -> None:
     for number in range(MAX_LANES):
-        pair.worker.core.lanes.offered(process_id(str(number)), "/socket", process_id(str(number)), 0.0)
+        row = pack_body([m.LaneWanted(ACTOR, "here", 1 << 20)])
+        pair.worker.tell(m.Delivered(process_id(str(number)), row))
+        if number % 2:  # the shell has not made the other offers yet
+            pair.worker.core.lanes.offered(process_id(str(number)), "/socket", process_id(f"token {number}"), 0.0)
+    assert len(pair.worker.take(OfferLane)) == MAX_LANES
     pair.call()
     pair.call()
     pair.settle()
@@ -277,7 +287,7 @@ def test_only_so_many_lanes(pair: Pair) -> None:
 
 
 def test_a_caller_gets_one_lane(opened: Pair) -> None:
-    row = pack_body([m.LaneWanted(ACTOR, "here")])
+    row = pack_body([m.LaneWanted(ACTOR, "here", 1 << 20)])
     opened.worker.tell(m.Delivered(CALLER, row))
     assert not opened.worker.take(OfferLane)
     assert kinds(opened.worker.up) == ["Forward"], "it is told that there is none"
@@ -394,6 +404,32 @@ def test_frames_that_the_socket_does_not_take_keep_their_order(opened: Pair) -> 
     assert {opened.status(each) for each in called} == {INLINE}
 
 
+def test_after_an_overflow_the_socket_is_not_used_until_all_is_acknowledged(opened: Pair) -> None:
+    """Frames of two ways would overtake each other: the peer keeps early ones only up to a limit."""
+    lanes = opened.caller.core.lanes
+    called = [opened.call()]
+    lanes.overflowed(TOKEN, [opened.caller.frames.pop()], 0.0)
+    assert not lanes.takes_frames(TOKEN)
+    called.append(opened.call())
+    assert opened.caller.frames == [] and kinds(opened.caller.up) == ["Forward", "Forward"]
+    opened.settle()
+    assert lanes.takes_frames(TOKEN) and {opened.status(each) for each in called} == {INLINE}
+    opened.call()
+    assert len(opened.caller.frames) == 1
+
+
+def test_what_a_broken_lane_carries_leaves_before_everything_else(opened: Pair) -> None:
+    """As for a lane that is full: the shell sends refused frames first. A release must not overtake an answer."""
+    opened.break_it(opened.worker)
+    opened.worker.tell(m.ActorRun(CALLER, 50, make_task_id(CALLER, 50), 0, PAYLOAD))
+    opened.worker.up.clear()
+    task = opened.start()
+    opened.worker.core.execution.end_actor("it is over")
+    opened.worker.core.execution.finish(task, [VALUE], False, 0)
+    opened.worker.flush()
+    assert kinds(opened.worker.up) == ["Forward", "ActorExiting", "Leaving"]
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_restart_counts_calls_of_the_lane_as_run(opened: Pair, retries: int) -> None:
     called = opened.call(retries)
@@ -419,10 +455,10 @@ def test_a_lane_is_not_opened_for_an_incarnation_that_is_over(pair: Pair) -> Non
     pair.offer()
     pair.caller.core.lanes.dialled(TOKEN, True, 0.0)
     pair.caller.tell(m.ActorState(ACTOR, 1, m.RESTARTING, 2, "its worker was killed", b""))
+    assert pair.caller.take(CloseLane) == [CloseLane(TOKEN)]
     pair.worker.core.lanes.accepted(TOKEN, 0.0)
     pair.carry(pair.worker, pair.caller)
     assert pair.view.lane is None and not pair.caller.core.lanes.is_used
-    assert pair.caller.take(CloseLane) == [CloseLane(TOKEN)]
 
 
 def test_an_offer_for_an_incarnation_that_is_over_is_not_taken(pair: Pair) -> None:
@@ -433,6 +469,24 @@ def test_an_offer_for_an_incarnation_that_is_over_is_not_taken(pair: Pair) -> No
     pair.worker.core.lanes.offered(CALLER, "/socket", TOKEN, 0.0)
     pair.route(pair.worker, pair.caller)
     assert not pair.caller.take(DialLane) and pair.view.state is not DEAD
+
+
+def test_nothing_is_kept_of_a_lane_that_a_dead_worker_was_asked_for(pair: Pair) -> None:
+    pair.call()
+    pair.call()
+    pair.route(pair.caller, pair.worker)
+    pair.work()
+    pair.route(pair.worker, pair.caller)
+    assert pair.caller.core.lanes.is_used, "one is about to be opened"
+    pair.caller.tell(m.ActorState(ACTOR, 1, m.RESTARTING, 2, "its worker was killed", b""))
+    assert not pair.caller.core.lanes.is_used
+
+
+def test_a_connection_to_a_dead_worker_is_given_up(pair: Pair) -> None:
+    pair.offer()
+    pair.caller.core.lanes.dialled(TOKEN, True, 0.0)
+    pair.caller.tell(m.ActorState(ACTOR, 0, m.DEAD, 2, "it was killed", b""))
+    assert pair.caller.take(CloseLane) == [CloseLane(TOKEN)] and not pair.caller.core.lanes.is_used
 
 
 def test_the_lane_of_a_dead_caller_is_closed(opened: Pair) -> None:
@@ -446,20 +500,20 @@ def test_the_lane_of_a_dead_caller_is_closed(opened: Pair) -> None:
 
 @pytest.mark.parametrize("actor_id", [make_task_id(CALLER, 7), make_task_id(STRANGER, 1000)])
 def test_who_does_not_know_the_actor_gets_no_lane_to_it(pair: Pair, actor_id: bytes) -> None:
-    pair.worker.tell(m.Delivered(STRANGER, pack_body([m.LaneWanted(actor_id, "here")])))
+    pair.worker.tell(m.Delivered(STRANGER, pack_body([m.LaneWanted(actor_id, "here", 1 << 20)])))
     assert not pair.worker.take(OfferLane)
 
 
 def test_a_worker_of_tasks_offers_none() -> None:
     worker = End(WORKER)
-    worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted(ACTOR, "here")])))
+    worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted(ACTOR, "here", 1 << 20)])))
     assert not worker.take(OfferLane)
 
 
 def test_a_worker_that_leaves_offers_none(pair: Pair) -> None:
     pair.worker.core.execution.end_actor("it is over")
     pair.worker.flush()
-    pair.worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted(ACTOR, "here")])))
+    pair.worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted(ACTOR, "here", 1 << 20)])))
     assert not pair.worker.take(OfferLane)
 
 
@@ -577,7 +631,7 @@ def test_a_worker_answers_for_its_actor_only(pair: Pair, source: bytes, actor: b
 
 @pytest.mark.parametrize(
     "message",
-    [m.LaneOffer("/socket", TOKEN), m.LaneSwitched(TOKEN), m.LaneOffer("", b"")],
+    [m.LaneOffer("/socket", TOKEN, 1 << 20), m.LaneSwitched(TOKEN), m.LaneOffer("", b"", 0)],
 )
 def test_what_was_not_asked_for_is_dropped(pair: Pair, message: Any) -> None:
     for end in (pair.caller, pair.worker):
@@ -590,7 +644,7 @@ def test_a_token_of_another_size_is_refused(pair: Pair, token: bytes) -> None:
     pair.call()
     pair.call()
     pair.settle()
-    pair.caller.tell(m.Delivered(WORKER, pack_body([m.LaneOffer("/socket", token)])))
+    pair.caller.tell(m.Delivered(WORKER, pack_body([m.LaneOffer("/socket", token, 1 << 20)])))
     assert pair.caller.core.faults == 1 and not pair.caller.take(DialLane)
 
 
@@ -598,6 +652,23 @@ def test_a_frame_of_another_process_does_not_reach_a_lane(opened: Pair) -> None:
     (frame,) = frames_of(m.ActorRun(CALLER, 1, make_task_id(CALLER, 77), 0, PAYLOAD))
     opened.worker.tell(m.Delivered(STRANGER, pack_body([m.LaneFrame(frame)])))
     assert opened.worker.core.execution.queued == 0
+
+
+def test_a_frame_through_the_broker_does_not_open_a_lane(pair: Pair) -> None:
+    pair.offer()
+    (frame,) = frames_of(m.Result(make_task_id(CALLER, 1), 0, WORKER, ACTOR, b""))
+    pair.caller.tell(m.Delivered(WORKER, pack_body([m.LaneFrame(frame)])))
+    assert pair.view.lane is None
+
+
+@pytest.mark.parametrize("smaller", ["caller", "worker"])
+def test_both_ends_send_what_the_other_accepts(smaller: str) -> None:
+    pair = Pair()
+    end = pair.caller if smaller == "caller" else pair.worker
+    end.core.lanes._max_message_bytes = 500_000
+    pair.open()
+    limits = {each.core.lanes._lanes[TOKEN].link._max_body_bytes for each in (pair.caller, pair.worker)}
+    assert len(limits) == 1 and 490_000 < limits.pop() < 500_000 - 1024
 
 
 def test_a_frame_that_is_none_is_an_error(opened: Pair) -> None:

@@ -194,8 +194,8 @@ GOLDEN = """
 142 PinCpus cpus: list[int]
 143 StateOfEnvironments request: int
 144 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
-145 LaneWanted actor_id: bytes, machine: str
-146 LaneOffer address: str, token: bytes
+145 LaneWanted actor_id: bytes, machine: str, max_message_bytes: int
+146 LaneOffer address: str, token: bytes, max_message_bytes: int
 147 LaneSwitched lane: bytes
 148 LaneFrame frame: bytes
 """

@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM
@@ -22,8 +23,15 @@ LIMIT = 1 << 20
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return socket_path(str(tmp_path), b"w" * 16)
+def directory() -> Iterator[Path]:
+    """Its name is short, since paths of sockets are limited."""
+    with tempfile.TemporaryDirectory(prefix="zray-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def path(directory: Path) -> str:
+    return socket_path(str(directory), b"w" * 16)
 
 
 @pytest.fixture
@@ -154,14 +162,14 @@ def test_hanging_up_breaks_the_lane_at_the_other_end(worker: Lanes, caller: Lane
 
 
 def test_nothing_listens_before_an_offer_or_after_it_was_taken(
-    worker: Lanes, caller: Lanes, path: str, tmp_path: Path
+    worker: Lanes, caller: Lanes, path: str, directory: Path
 ) -> None:
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
     token = worker.offer(0.0)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert caller.dial(path, token)
     worker.receive()
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
     assert not caller.dial(path, token)
 
 
@@ -177,6 +185,16 @@ def test_a_token_admits_one_caller_once(
     assert is_closed(second)
     assert caller.dial(path, other)
     assert worker.receive() == [Accepted(other)]
+
+
+def test_strangers_behind_the_last_caller_are_shown_out(
+    worker: Lanes, caller: Lanes, path: str, stranger: Callable[[], UnixSocket]
+) -> None:
+    token = worker.offer(0.0)
+    assert caller.dial(path, token)
+    behind = [stranger(), stranger()]
+    assert worker.receive() == [Accepted(token)]
+    assert all(map(is_closed, behind)) and worker.receive() == []
 
 
 def test_a_stranger_is_shown_out(worker: Lanes, path: str, stranger: Callable[[], UnixSocket]) -> None:
@@ -230,8 +248,8 @@ def test_dialling_what_is_not_there(caller: Lanes, path: str) -> None:
     assert not caller.dial(path, b"t" * 16)
 
 
-def test_who_cannot_listen_makes_no_offer(tmp_path: Path) -> None:
-    for path in ("", str(tmp_path / "gone" / "lane.sock")):
+def test_who_cannot_listen_makes_no_offer(directory: Path) -> None:
+    for path in ("", str(directory / "gone" / "lane.sock")):
         end = Lanes(path, LIMIT)
         assert end.offer(0.0) == b""
         end.close()

@@ -57,6 +57,8 @@ LANE_AFTER = 8
 MAX_LANES = 256
 """The most lanes of a process. Each takes a descriptor at both ends. Other calls travel through the broker."""
 TOKEN_BYTES = 16
+ENVELOPE_BYTES = 1024
+"""A frame of a lane is at least so many bytes smaller than a message, because it may travel inside one."""
 FROM_CALLER = frozenset((ActorRun, CancelTask))
 FROM_WORKER = frozenset((Result,))
 
@@ -76,7 +78,7 @@ class Lane:
     ``state``: see ``zray.client.core.states``.
     """
 
-    __slots__ = ("_is_due", "_table", "actor_id", "held", "link", "name", "peer", "state", "switched")
+    __slots__ = ("_diverted", "_is_due", "_table", "actor_id", "held", "link", "name", "peer", "state", "switched")
 
     def __init__(self, name: bytes, peer: bytes, actor_id: bytes, link: Link, table: Flushed) -> None:
         self.name = name
@@ -88,6 +90,7 @@ class Lane:
         self.held: list[Any] = []
         self._table = table
         self._is_due = False
+        self._diverted = 0  # the last frame that has travelled through the broker
 
     def enter(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if ``state`` may not follow."""
@@ -121,6 +124,17 @@ class Lane:
         """Takes the frames to transmit."""
         self._is_due = False
         return self.link.outgoing(now)
+
+    def divert(self) -> None:
+        """The socket has not taken everything: what was sent, and what follows, travels through the broker, until all
+        that was sent by now is acknowledged. Frames would overtake each other, and probes the frames that they ask for.
+        """
+        self._diverted = self.link.last_number
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether frames are to be given to the socket."""
+        return self.state is OPEN and self.link.has_acknowledged(self._diverted)
 
 
 class LaneTable:
@@ -166,7 +180,8 @@ class LaneTable:
         self._served: dict[bytes, Lane] = {}  # by caller: the lanes to this process's actor
         self._asked: dict[bytes, tuple[ActorView, int]] = {}  # by worker: the view that wants a lane, its incarnation
         self._dialling: dict[bytes, tuple[ActorView, int]] = {}  # by name: the same, of lanes that are not open yet
-        self._offering: set[bytes] = set()  # callers to which the shell makes an offer
+        self._connected: set[bytes] = set()  # those of them whose connection is made, and not accepted yet
+        self._offering: dict[bytes, int] = {}  # callers to which the shell makes an offer, with their limits
         actors.release_lane = self._release
 
     def __contains__(self, name: bytes) -> bool:
@@ -175,16 +190,29 @@ class LaneTable:
 
     @property
     def is_used(self) -> bool:
-        """Whether there is a lane."""
-        return bool(self._lanes)
+        """Whether there is a lane, or one is about to be opened."""
+        return bool(self._lanes or self._asked)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._lanes) + len(self._asked) + len(self._offering) >= MAX_LANES
+
+    def takes_frames(self, name: bytes) -> bool:
+        """Whether the frames of a lane are to be given to its socket. Otherwise they count as not taken."""
+        lane = self._lanes.get(name)
+        return lane is not None and lane.takes_frames
 
     @property
     def is_at_rest(self) -> bool:
         """Whether no acknowledgement is due, or waited for."""
         return not self._busy
 
-    def _new(self, name: bytes, peer: bytes, actor_id: bytes, allowed: frozenset[Any], now: float) -> Lane:
-        link = Link(name[:8], allowed, now, math.inf, math.inf, max_message_bytes=self._max_message_bytes)
+    def _new(
+        self, name: bytes, peer: bytes, actor_id: bytes, allowed: frozenset[Any], max_message_bytes: int, now: float
+    ) -> Lane:
+        """``max_message_bytes``: the peer's limit."""
+        limit = min(self._max_message_bytes, max_message_bytes) - ENVELOPE_BYTES
+        link = Link(name[:8], allowed, now, math.inf, math.inf, max_message_bytes=limit)
         lane = self._lanes[name] = Lane(name, peer, actor_id, link, self)
         return lane
 
@@ -201,9 +229,9 @@ class LaneTable:
         if view is None or view.lane is not None or message.source == self.process_id:
             return
         view.answered += 1
-        if view.answered == self.after and self.machine and len(self._lanes) < MAX_LANES:
+        if view.answered == self.after and self.machine and not self._is_full:
             self._asked[message.source] = view, view.incarnation
-            self._to_peer(message.source, LaneWanted(message.actor, self.machine))
+            self._to_peer(message.source, LaneWanted(message.actor, self.machine, self._max_message_bytes))
 
     def on_offer(self, source: bytes, message: LaneOffer, now: float) -> None:
         """Has the shell connect to a worker that offers a lane."""
@@ -215,7 +243,7 @@ class LaneTable:
         if len(message.token) != TOKEN_BYTES or message.token in self._lanes:
             raise ProtocolError("a lane whose token does not have its exact size, or is in use")
         self._dialling[message.token] = view, incarnation
-        self._new(message.token, source, view.actor_id, FROM_WORKER, now)
+        self._new(message.token, source, view.actor_id, FROM_WORKER, message.max_message_bytes, now)
         self._perform(DialLane(message.address, message.token))
 
     @staticmethod
@@ -225,12 +253,16 @@ class LaneTable:
     @event
     def dialled(self, name: bytes, is_connected: bool, now: float) -> None:
         """The shell has connected, or could not."""
-        if not is_connected and name in self._dialling:
-            self._give_up(self._lanes[name])
+        if name in self._dialling:
+            if is_connected:
+                self._connected.add(name)
+            else:
+                self._give_up(self._lanes[name])
 
     def _give_up(self, lane: Lane) -> None:
         """Does without a lane that this caller has not switched to."""
         del self._dialling[lane.name]
+        self._connected.discard(lane.name)
         self._drop(lane)
 
     def _switch(self, lane: Lane) -> None:
@@ -240,15 +272,20 @@ class LaneTable:
             self._give_up(lane)
             return
         del self._dialling[lane.name]
+        self._connected.discard(lane.name)
         lane.enter(OPEN)
         lane.switched = True
         view.switch_to(lane)
         self._to_peer(lane.peer, LaneSwitched(lane.name))
 
     def _release(self, view: ActorView) -> None:
-        """The incarnation of an actor that had a lane is over."""
+        """The incarnation of an actor is over."""
         if view.lane is not None and view.lane.name in self._lanes:
             self._drop(self._lanes[view.lane.name])
+        for worker in [worker for worker, (wanting, _) in self._asked.items() if wanting is view]:
+            del self._asked[worker]
+        for name in [name for name, (wanting, _) in self._dialling.items() if wanting is view]:
+            self._give_up(self._lanes[name])
 
     # ------------------------------------------------------------------ the worker
 
@@ -257,20 +294,20 @@ class LaneTable:
         own = self._execution.actor_id
         serves = own != b"" and message.actor_id == own and not self._execution.leaving
         is_known = source in self._served or source in self._offering
-        if serves and not is_known and message.machine == self.machine != "" and len(self._lanes) < MAX_LANES:
-            self._offering.add(source)
+        if serves and not is_known and message.machine == self.machine != "" and not self._is_full:
+            self._offering[source] = message.max_message_bytes
             self._perform(OfferLane(source))
         else:
-            self._to_peer(source, LaneOffer("", b""))
+            self._to_peer(source, LaneOffer("", b"", 0))
 
     @event
     def offered(self, caller: bytes, address: str, name: bytes, now: float) -> None:
         """The shell listens at ``address`` for the caller. It is empty if it cannot."""
-        self._offering.discard(caller)
+        limit = self._offering.pop(caller)
         if address:
-            self._served[caller] = self._new(name, caller, self._execution.actor_id, FROM_CALLER, now)
+            self._served[caller] = self._new(name, caller, self._execution.actor_id, FROM_CALLER, limit, now)
             self._references.watch_once(caller)
-        self._to_peer(caller, LaneOffer(address, name))
+        self._to_peer(caller, LaneOffer(address, name, self._max_message_bytes))
 
     @event
     def accepted(self, name: bytes, now: float) -> None:
@@ -338,6 +375,8 @@ class LaneTable:
         link = lane.link
         messages = link.receive(read_frame(data), now)
         if lane.name in self._dialling:
+            if lane.name not in self._connected:
+                return  # no socket can have brought it
             self._switch(lane)
             if lane.name not in self._lanes:
                 return
@@ -405,10 +444,7 @@ class LaneTable:
     def _flush_lane(self, lane: Lane, now: float) -> None:
         self._busy[lane.name] = lane
         for frame in lane.take_frames(now):
-            if lane.state is OPEN:
-                self._transmit(lane.name, frame)
-            else:
-                self._to_peer(lane.peer, LaneFrame(frame))
+            self._transmit(lane.name, frame)
         if lane.link.rejected:
             rejected, lane.link.rejected = lane.link.rejected, []
             for each in rejected:
@@ -419,6 +455,7 @@ class LaneTable:
         """The socket of a lane did not take frames: they travel through the broker."""
         lane = self._lanes.get(name)
         if lane is not None:
+            lane.divert()
             for frame in frames:
                 self._to_peer(lane.peer, LaneFrame(frame))
 

@@ -398,7 +398,7 @@ class HostShell:
     def _release_worker(self, worker_id: bytes) -> None:
         forked = self._forked.pop(worker_id)
         forked.close()
-        with contextlib.suppress(FileNotFoundError):  # it is there only if the worker died while it listened
+        with contextlib.suppress(OSError):  # it is there only if the worker died while it listened
             os.unlink(socket_path(self._worker_start.directory, worker_id))
 
     # ------------------------------------------------------------------ output
