@@ -73,6 +73,8 @@ STORM = """
         return sorted(target for target in targets if "/pins/" not in target)  # some lock files are kept open
 
     ray.get([make.remote(200_000) for _ in range(8)] + [actor.take.remote(large()), ray.put(large())])
+    while not any(view.lane for view in sessions.current().core.actors.views.values()):  # it stays open
+        ray.get(actor.take.remote(b"few"))
     before = descriptors()
     done, hits, begun, over = 0, 0, threading.Event(), threading.Event()
 

@@ -20,9 +20,12 @@ def mypy(program: Path) -> str:
     pytest.importorskip("mypy", reason="mypy is not installed")
     # As in a user's project: none of the settings of this one, and nothing said of what is wrong within zray.
     options = ["--strict", "--config-file=", "--follow-imports=silent", "--hide-error-context", "--no-error-summary"]
-    command = [sys.executable, "-m", "mypy", *options, "--cache-dir", str(ROOT / ".mypy_cache" / "users"), str(program)]
+    cache = ROOT / ".mypy_cache" / f"users-{program.stem}"  # of its own: two runs at a time would spoil each other's
+    command = [sys.executable, "-m", "mypy", *options, "--cache-dir", str(cache), str(program)]
     environ = {**os.environ, "MYPYPATH": str(ROOT)}
-    return subprocess.run(command, env=environ, cwd=HERE, capture_output=True, text=True, timeout=100).stdout
+    done = subprocess.run(command, env=environ, cwd=HERE, capture_output=True, text=True, timeout=100)
+    assert not done.stderr, done.stderr
+    return done.stdout
 
 
 def pyright(tmp_path: Path, program: Path) -> set[tuple[int, str]]:
