@@ -14,11 +14,12 @@ import os
 import select
 import struct
 from collections.abc import Sequence
-from socket import AF_UNIX, MSG_NOSIGNAL, SO_PEERCRED, SO_SNDBUF, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
+from socket import AF_UNIX, MSG_NOSIGNAL, SO_SNDBUF, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
 from socket import socket as UnixSocket
 from typing import NamedTuple
 
 from zray.protocol.codec import HEADER
+from zray.transport.sockets import peer_user
 
 TOKEN_BYTES = 16
 OFFER_S = 10.0
@@ -30,7 +31,6 @@ BUFFER_BYTES = 1 << 20
 RECEIVE_BYTES = 1 << 16
 ROOT = 0
 _LENGTH = struct.Struct("<I")
-_CREDENTIALS = struct.Struct("iIi")
 
 
 class Accepted(NamedTuple):
@@ -320,5 +320,4 @@ class Lanes:
 
 def _is_mine(socket: UnixSocket) -> bool:
     """Whether the peer of a connection is this user or root, as the kernel says."""
-    _, user, _ = _CREDENTIALS.unpack(socket.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
-    return user in (os.geteuid(), ROOT)
+    return peer_user(socket) in (os.geteuid(), ROOT)

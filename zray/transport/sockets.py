@@ -29,6 +29,7 @@ A machine may vanish without closing its connections. ZeroMQ's own heartbeats ar
 peer's threads, which Ctrl-Z also stops.
 """
 _TCP_INFO = struct.Struct("=8B13I")
+_CREDENTIALS = struct.Struct("iIi")
 
 
 PROBE_S = 1.0
@@ -108,8 +109,13 @@ def _listener(path: str) -> int:
     with UnixSocket(AF_UNIX) as probe:
         probe.setblocking(False)
         probe.connect(_kernel_name(path))
-        credentials = probe.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("iIi", credentials)[1])
+        return peer_user(probe)
+
+
+def peer_user(connection: UnixSocket) -> int:
+    """The user of the process at the other end of a Unix socket's connection, as the kernel reports it."""
+    credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def check_address(address: str) -> None:
