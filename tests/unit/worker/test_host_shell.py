@@ -82,7 +82,7 @@ def test_messages_of_host_transfers_and_workers_in_one_turn(pipes: list[int], tm
         connection, HOST, zygote, store, str(tmp_path / "nowhere"), start, Config(), [], transfers  # type: ignore[arg-type]
     )  # fmt: skip
     transfers.listen_again = lambda: None  # type: ignore[attr-defined]
-    shell._outlet.add(WORKER, "f", 1, "stdout", ["printed"])
+    shell._outputs._outlet.add(WORKER, "f", 1, "stdout", ["printed"])
     shell.core.receive(BROKER, StartWorker(WORKER), 1.0)
     shell._fork = lambda effect: shell.core.fork_failed(effect.worker_id, "no memory", 1.0)  # type: ignore[method-assign]
     connection.arrived = [FlushLogs(7)]

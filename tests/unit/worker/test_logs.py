@@ -151,7 +151,7 @@ class Worker:
     def __init__(self, directory: Path) -> None:
         out_read, self.out = os.pipe()
         err_read, self.err = os.pipe()
-        self.log = WorkerLog(out_read, err_read, str(directory), "worker-1", 1 << 20)
+        self.log = WorkerLog(out_read, err_read, str(directory), 1 << 20)
 
     def end(self) -> None:
         for fd in (self.out, self.err):
@@ -172,8 +172,8 @@ class TestWorkerLog:
         assert list(worker.log.read()) == [("stdout", "", ["hello"]), ("stderr", "", ["oh", "no"])]
         assert list(worker.log.read()) == []
         assert worker.log.stderr_tail.text() == "oh\nno"
-        assert (tmp_path / "worker-1.out").read_bytes() == b"hello\n"
-        assert (tmp_path / "worker-1.err").read_bytes() == b"oh\nno\n"
+        assert (tmp_path / "worker-.out").read_bytes() == b"hello\n"
+        assert (tmp_path / "worker-.err").read_bytes() == b"oh\nno\n"
         worker.end()
 
     def test_a_line_without_an_end_is_shown_when_it_does_not_go_on(self, worker: Worker, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ class TestWorkerLog:
         assert list(worker.log.tick()) == []
         os.write(worker.out, b"done\n")
         assert list(worker.log.read()) == [("stdout", "", ["done"])]
-        assert (tmp_path / "worker-1.out").read_bytes() == b"working...done\n"
+        assert (tmp_path / "worker-.out").read_bytes() == b"working...done\n"
         worker.end()
 
     def test_a_progress_bar_is_shown_now_and_then(self, worker: Worker) -> None:

@@ -319,17 +319,28 @@ class WorkerLog:
     process that the worker left behind may go on printing: SIGPIPE does not kill it as long as the host reads until
     ``filenos()`` is empty.
 
-    Attributes: stderr_tail.
+    Attributes: worker_id; pid, 0 until it is known; stderr_tail; last_read, the most that the last ``read`` took from
+    one pipe, in bytes.
     """
 
     def __init__(
-        self, stdout_fd: int, stderr_fd: int, directory: str, stem: str, max_bytes: int, secret: str = ""
+        self,
+        stdout_fd: int,
+        stderr_fd: int,
+        directory: str,
+        max_bytes: int,
+        worker_id: bytes = b"",
+        secret: str = "",
     ) -> None:
-        """Makes ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``.
+        """Makes ``worker-ID.out`` and ``.err`` in ``directory``, each rotated at ``max_bytes``.
 
-        ``secret``: of the worker's markers.
+        ID is the beginning of ``worker_id`` in hexadecimal. ``secret``: of the worker's markers.
         """
+        self.worker_id = worker_id
+        self.pid = 0
         self.stderr_tail = Tail()
+        self.last_read = 0
+        stem = f"worker-{worker_id.hex()[:12]}"
         self._pipes = {
             fd: _Pipe(fd, stream, RotatingFile(f"{directory}/{stem}.{suffix}", max_bytes), secret)
             for fd, stream, suffix in ((stdout_fd, "stdout", "out"), (stderr_fd, "stderr", "err"))
@@ -346,8 +357,11 @@ class WorkerLog:
 
     def read(self) -> Iterator[Said]:
         """Reads once: up to 64 KiB from each pipe, as ``(stream, name, lines)``. Never blocks."""
+        self.last_read = 0
         for pipe in list(self._pipes.values()):
-            yield from self._lines(pipe, pipe.read())
+            chunk = pipe.read()
+            self.last_read = max(self.last_read, len(chunk or b""))
+            yield from self._lines(pipe, chunk)
 
     def drain(self) -> Iterator[Said]:
         """Reads all that is there, up to ``DRAIN_BYTES``, and yields unfinished lines too."""

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from zray.config import Config
@@ -47,8 +47,9 @@ from zray.worker.host.core import (
 )
 from zray.worker.host.installations import Install, StopInstaller, Uninstall
 from zray.worker.host.installers import NOWHERE, Installers, Places
-from zray.worker.host.logs import Outlet, Said, WorkerLog
+from zray.worker.host.logs import WorkerLog
 from zray.worker.host.memory_watch import MemoryWatch
+from zray.worker.host.outputs import Outputs
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.start import EnvironmentStart, WorkerStart
 
@@ -57,7 +58,6 @@ SWEEP_S = 1.0
 MOST_LOOKING = 0.01
 """The largest part of its time that a host spends looking through its store for owners it does not know yet."""
 MAX_FRAMES_PER_TURN = 200
-MAX_READS_PER_FLUSH = 64
 LARGEST = 8
 """How many of the largest processes are named when memory is short."""
 WATCHED_IS_GONE = "the process that this host depends on has ended"
@@ -124,19 +124,18 @@ class HostShell:
         self._gauge = MemoryGauge()
         refresh_s = config.memory_monitor_refresh_ms / 1000
         self._memory = MemoryWatch(config.memory_usage_threshold, refresh_s, self._gauge.kills())
-        self._poll_ms = min(TICK_S, refresh_s or TICK_S) * 1000
+        self._poll_s = min(TICK_S, refresh_s or TICK_S)
         self._watched = watched
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._forked: dict[bytes, _Forked] = {}
         self._orphan_logs: list[WorkerLog] = []  # of dead workers whose children still print
-        self._log_fds: dict[int, tuple[bytes, WorkerLog]] = {}
-        self._outlet = Outlet()
         self._last_tick = 0.0
         self._last_sweep = 0.0
         self._look_for_owners_at = 0.0
         self._end = ""
         self._more = False
         self._poll = select.poll()
+        self._outputs = Outputs(self._poll)
         self._wake_read, self._wake_write = os.pipe()
         if relay is not None:
             connection.pass_down = relay.pass_down
@@ -165,8 +164,8 @@ class HostShell:
                 ready_told = True
                 self._log(f"has joined the cluster at {self._connection.address}")
                 on_ready()
-            ready = [fd for fd, _ in self._poll.poll(0 if self._more else self._poll_ms)]
-            self.one_turn(ready)
+            wait_s = 0 if self._more else self._outputs.wait_s(self._poll_s)
+            self.one_turn([fd for fd, _ in self._poll.poll(wait_s * 1000)])
         self._log(f"ends: {self._end}")
         self._connection.flush([Goodbye(f"the host ends: {self._end}")])
         self._connection.close()
@@ -178,8 +177,8 @@ class HostShell:
     def one_turn(self, ready: list[int]) -> None:
         """Handles everything that is ready."""
         for fd in ready:
-            if fd in self._log_fds:
-                self._read_log(fd)
+            if fd in self._outputs:
+                self._outputs.read(fd)
             elif fd == self._wake_read:
                 os.read(fd, 4096)
             elif fd == self._zygote.fileno():
@@ -199,6 +198,7 @@ class HostShell:
                 connection.dropped_frames += 1
         self._perform_effects()
         more_transfers = self._transfers.turn()
+        self._outputs.resume()
         self._queue_logs()
         self._tick(now := time.monotonic())
         if now >= self._memory.look_at:
@@ -218,8 +218,7 @@ class HostShell:
             link.restart_silence(now)
         self._last_tick = now
         self.core.tick(now)
-        for worker_id, log in dict(self._log_fds.values()).items():
-            self._take_lines(worker_id, log, log.tick)
+        self._outputs.tick()
         self._transfers.tick(now)
         if self._connection.refused is not None:
             self.end(f"the broker has declared this host dead: {self._connection.refused.reason}")
@@ -277,12 +276,13 @@ class HostShell:
             if forked := self._forked.get(effect.worker_id):  # else it ended in this turn
                 kill_process(forked.pid, forked.started)
         elif isinstance(effect, ReadLogs):
-            self._read_everything()
+            self._outputs.read_everything()
+            self._queue_logs()
             self._tell(BROKER, LogsFlushed(effect.request))
         elif isinstance(effect, TellUse):
             self._tell(BROKER, self._use(effect.request))
         elif isinstance(effect, LogRoom):
-            self._outlet.taken(effect.size_bytes)
+            self._outputs.taken(effect.size_bytes)
         elif isinstance(effect, PeerSaid):
             try:
                 self._transfers.receive(effect.source, effect.message)
@@ -336,12 +336,9 @@ class HostShell:
             self.core.fork_failed(worker_id, str(error), time.monotonic())
             return
         secret = os.urandom(16).hex()
-        log = WorkerLog(out_read, err_read, self._logs_dir, f"worker-{worker_id.hex()[:12]}",
-                        self._config.log_file_max_bytes, secret)  # fmt: skip
+        log = WorkerLog(out_read, err_read, self._logs_dir, self._config.log_file_max_bytes, worker_id, secret)
         self._forked[worker_id] = _Forked(log, page)
-        for fd in log.filenos():
-            self._log_fds[fd] = (worker_id, log)
-            self._poll.register(fd, select.POLLIN)
+        self._outputs.add(log)
         payload = self._worker_start._replace(worker_id=worker_id, log_secret=secret).to_bytes()
         try:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, page, *given])
@@ -360,7 +357,8 @@ class HostShell:
                 continue
             if isinstance(event, ForkReply):
                 forked = self._forked[event.worker_id]
-                forked.pid, forked.started = event.pid, process_start_time(event.pid)
+                forked.pid = forked.log.pid = event.pid
+                forked.started = process_start_time(event.pid)
                 self.core.forked(event.worker_id, event.pid, time.monotonic())
             elif isinstance(event, ForkFailed):
                 self._release_worker(event.worker_id)
@@ -374,7 +372,7 @@ class HostShell:
 
     def _exited(self, event: ChildExited) -> None:
         forked = self._forked[event.worker_id]
-        self._take_lines(event.worker_id, forked.log, forked.log.drain)
+        self._outputs.take(forked.log, forked.log.drain)
         page = forked.page()
         tail = "\n".join(map(escape_controls, forked.log.stderr_tail.text().split("\n")))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
@@ -401,35 +399,6 @@ class HostShell:
         with contextlib.suppress(OSError):  # it is there only if the worker died while it listened
             os.unlink(socket_path(self._worker_start.directory, worker_id))
 
-    # ------------------------------------------------------------------ output
-
-    def _read_log(self, fd: int) -> bool:
-        """Reads a worker's output once. Returns whether there was any."""
-        worker_id, log = self._log_fds[fd]
-        return self._take_lines(worker_id, log, log.read)
-
-    def _take_lines(self, worker_id: bytes, log: WorkerLog, read: Callable[[], Iterator[Said]]) -> bool:
-        before = set(log.filenos())
-        lines = list(read())
-        for closed in before - set(log.filenos()):
-            self._poll.unregister(closed)
-            del self._log_fds[closed]
-        forked = self._forked.get(worker_id)
-        for stream, name, printed in lines:
-            self._outlet.add(worker_id, name, forked.pid if forked else 0, stream, printed)
-        return bool(lines)
-
     def _queue_logs(self, ending: bool = False) -> None:
-        if message := self._outlet.take(ending):
+        if message := self._outputs.to_send(ending):
             self._tell(BROKER, message)
-
-    def _read_everything(self) -> None:
-        """Empties all pipes, up to a limit, and takes unfinished lines too: the process that asked is about to end."""
-        logs = dict(self._log_fds.values())
-        for fd in list(self._log_fds):
-            for _ in range(MAX_READS_PER_FLUSH):
-                if fd not in self._log_fds or not self._read_log(fd):
-                    break
-        for worker_id, log in logs.items():
-            self._take_lines(worker_id, log, log.cut)
-        self._queue_logs()
