@@ -176,6 +176,8 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
                 bag.extend(driver.call(actor, retries=rng.choice([0, 3])) for _ in range(10))
             if actors and rng.random() < 0.1:
                 bag.extend((yield from call_behind_one_that_waits(driver, rng.choice(actors))))
+            if rng.random() < 0.2:
+                bag.extend((yield from one_by_one(driver, rng.choice([2, 5]), some[:1])))
             if rng.random() < 0.1:
                 bag.append(driver.put(some))
             if rng.random() < 0.15:
@@ -218,6 +220,24 @@ def random_constraint(driver: SimDriver) -> list[Any] | None:
         ]
     )
     return None if constraint is None else constraint.to_row()
+
+
+def one_by_one(driver: SimDriver, n_tasks: int, refs: list[bytes]) -> Program:
+    """Submits tasks, each after the outcome of the one before; returns the references in their values.
+
+    After some of them, the driver leases the worker.
+    """
+    rng = driver.cluster.sim.random
+    found: list[bytes] = []
+    for _ in range(n_tasks):
+        (called,) = driver.submit("2", refs, retries=rng.choice([0, 3, 3, 3]), cpus=1)
+        if rng.random() < 0.05:
+            driver.cancel(called, rng.choice(CANCEL_MODES))
+        (value,) = yield Get([called])
+        found.extend(value or [])
+        driver.drop(called)
+        yield Sleep(rng.choice([0.0, 0.0, 0.001, 0.6]))
+    return found
 
 
 def call_behind_one_that_waits(driver: SimDriver, actor: SimActor) -> Program:

@@ -26,6 +26,7 @@ ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
         ("STARTING", "RETIRED"): BROKER_WORKERS,
         ("STARTING", "DEAD"): BROKER_WORKERS,
         ("BUSY", "RETIRED"): BROKER_WORKERS,
+        ("LEASED", "RETIRED"): "tests/unit/broker/test_leases.py",
         ("PROBED", "RETIRED"): BROKER_WORKERS,
         ("SERVING", "RETIRED"): BROKER_ACTORS,
     },

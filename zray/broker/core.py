@@ -20,6 +20,7 @@ from zray.broker.grants import Grants
 from zray.broker.history import History, ToldToBoth
 from zray.broker.inspections import Inspections
 from zray.broker.key_values import KeyValues
+from zray.broker.leases import Leases
 from zray.broker.lines import Lines
 from zray.broker.memory import OUT_OF_MEMORY, MemoryPressure
 from zray.broker.notices import Notices
@@ -93,15 +94,16 @@ class BrokerCore:
         self.groups = PlacementGroups(
             places, grants, lines, workers, self.actors, send, self.jobs, self.processes, clock
         )
-        self.tasks = Tasks(self.processes, self.jobs, lines, workers, self.dispatch, self.notices.task_again,
-                           self.groups.is_gone, send, clock)  # fmt: skip
+        self.leases = Leases(workers, places, self.processes, lambda: self.scheduler.left, send, clock)
+        self.tasks = Tasks(self.processes, self.jobs, lines, workers, self.dispatch, self.leases,
+                           self.notices.task_again, self.groups.is_gone, send, clock)  # fmt: skip
         self.groups.fail_task = self.tasks.end_without_group
         self.actors.on_dead = self._actor_dead
         self.functions = Functions(self.jobs, send)
         self.key_values = KeyValues(send)
         self.environments = Environments(places.hosts, lines, workers, self.actors, self.jobs, self.tasks.fail_queued)
         self.time_limits = TimeLimits(workers, self.processes, send, clock)
-        self.memory = MemoryPressure(places.hosts, workers, perform, clock)
+        self.memory = MemoryPressure(places.hosts, workers, self.leases.take_back, perform, clock)
         self.output = WorkerOutput(self.jobs, self.processes, places.hosts, workers.workers, send)
         # Answers to questions.
         self.inspections = Inspections(self.processes, send, clock)
@@ -130,9 +132,12 @@ class BrokerCore:
             m.ActorLookup: actors.on_lookup,
             m.ActorReady: actors.on_ready,
             m.ActorExiting: lambda source, msg: actors.on_exiting(source, msg.actor_id, msg.reason),
-            m.Leaving: workers.on_leaving,
+            m.Leaving: self._leaving,
             m.Staying: workers.on_staying,
             m.Killable: tasks.on_killable,
+            m.LeaseEnd: self.leases.on_end,
+            m.LeaseLeft: self.leases.on_left,
+            m.LeaseCancel: self.leases.on_cancel,
             m.Watch: self._watch,
             m.Forward: self._peer,
             m.GroupCreate: self.groups.on_create,
@@ -207,6 +212,7 @@ class BrokerCore:
         self._now = now
         self.time_limits.look(now)
         self.scheduler.run(now)
+        self.leases.recall()
         if self.lines.refused:
             self._refuse_all()
 
@@ -346,7 +352,10 @@ class BrokerCore:
         self._close_job_if_over(job)
 
     def _serves_a_living_owner(self, worker: Worker) -> bool:
-        return any(envelope.owner in self.processes for envelope in worker.outstanding.values())
+        owners = [envelope.owner for envelope in worker.outstanding.values()]
+        if worker.lease is not None:
+            owners.append(worker.lease.owner)
+        return any(owner in self.processes for owner in owners)
 
     def _actor_dead(self, actor: Actor) -> None:
         self.groups.actor_dead(actor.actor_id)
@@ -405,6 +414,10 @@ class BrokerCore:
             worker.pid = msg.pid
             self.notices.worker_started(worker)
 
+    def _leaving(self, source: Process, msg: m.Leaving) -> None:
+        self.leases.leaves(self.workers.workers[source.process_id])
+        self.workers.on_leaving(source, msg)
+
     def _worker_died(self, source: Process, msg: m.WorkerDied) -> None:
         worker = self.workers.workers.get(msg.worker_id)
         if msg.kind not in WORKER_DEATHS:
@@ -435,6 +448,7 @@ class BrokerCore:
         self.time_limits.worker_gone(worker)
         self.workers.remove(worker)
         self.tasks.worker_gone(worker, kind, message, culprit, stop)
+        self.leases.worker_gone(worker, kind, message, culprit, stop)
         if actor is not None:
             error = encode_failure(OUT_OF_MEMORY, message) if kind == OUT_OF_MEMORY else b""
             self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError", error=error)
@@ -460,6 +474,7 @@ class BrokerCore:
         self.grants.check(waiting)
         self.workers.check()
         self.dispatch.check()
+        self.leases.check()
         self.lines.check()
         self.tasks.check()
         self.groups.check()

@@ -21,7 +21,7 @@ from typing import Any
 
 from zray.broker.records import Host, Worker
 from zray.broker.resources import UNIT
-from zray.broker.states import BUSY, STARTING
+from zray.broker.states import BUSY, LEASED, STARTING
 from zray.protocol.messages import PinCpus
 
 Cpus = tuple[int, ...]
@@ -129,6 +129,6 @@ def check_claims(host: Host) -> None:
             _load(loads, worker.claim, worker.cpus, 1)
             if loads:
                 assert len(set(worker.cpus)) == min(-(-worker.claim // UNIT), len(loads)), "the CPUs of a claim"
-        if loads and worker.state is BUSY and not worker.blocked:
+        if loads and worker.state in (BUSY, LEASED) and not worker.blocked:
             assert worker.claim == worker.grant.cpus_used, "a worker runs with another claim than its grant"
     assert loads == host.cpu_loads, "the loads of CPUs"

@@ -7,6 +7,7 @@ behind it. A worker that has to make room gets no more envelopes.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from zray.broker.queues import TaskQueue
 from zray.broker.records import Envelope, Worker
 from zray.broker.states import BUSY
 from zray.broker.workers import Workers
-from zray.protocol.messages import FLAG_RETRYABLE, Run
+from zray.protocol.messages import FLAG_LEASE, FLAG_RETRYABLE, Run
 
 CREDIT_US = 3000
 """The estimated work that a worker may hold, in microseconds: several round trips through a busy broker."""
@@ -41,6 +42,7 @@ class Dispatch:
         self._grants = grants
         self._workers = workers
         self._send = send
+        self._leases = itertools.count(1)
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
 
     # ------------------------------------------------------------------ run times
@@ -91,11 +93,21 @@ class Dispatch:
             envelope.estimate_us = estimate
             worker.load_us += estimate
             outstanding[envelope.task_id] = envelope
+            if envelope.flags & FLAG_LEASE:
+                envelope.lease = next(self._leases) if self._may_lease(worker, envelope, queue) else 0
             run = Run(envelope.task_id, envelope.attempt, envelope.function_id, envelope.shape.grant_key, worker.gpus,
-                      envelope.payload)  # fmt: skip
+                      envelope.payload, envelope.lease)  # fmt: skip
             self._send(worker.worker_id, run)
             if not envelope.flags & FLAG_RETRYABLE:
                 break
+
+    def _may_lease(self, worker: Worker, envelope: Envelope, queue: TaskQueue) -> bool:
+        """Whether a worker may be leased to the owner of the task that it is given, see ``zray.broker.leases``.
+
+        Another task of the line would wait for it. A process that has used GPUs keeps memory on them.
+        """
+        is_near = envelope.near == worker.host.host_id or len(self._places.hosts) == 1
+        return is_near and len(worker.outstanding) == 1 and not queue and not worker.gpus and not worker.blocked
 
     def refill(self, queue: TaskQueue, workers: dict[bytes, Worker], waiting: Sequence[Share]) -> None:
         """Hands more envelopes of a queue to workers that may hold more, unless they have to make room.

@@ -8,14 +8,22 @@ its job's share (``zray/broker/shares.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from zray.broker.accounts import Share
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import Actor, Envelope, Host
+from zray.broker.resources import Shape
 from zray.broker.shares import Shares
 from zray.protocol.messages import FLAG_SPREAD
+
+
+class Waiting(NamedTuple):
+    """What waits for a place. ``is_part``: other parts of it need places at the same time."""
+
+    shape: Shape
+    is_part: bool = False
 
 
 class OtherLine(Protocol):
@@ -28,6 +36,9 @@ class OtherLine(Protocol):
 
     def waiting(self) -> int:
         """How many wait."""
+
+    def wanted(self) -> list[Waiting]:
+        """What the next of them lacks."""
 
     def serve(self, changed: dict[bytes, Host]) -> Iterator[None]:
         """Serves as many as there is room for: one for each step. ``changed``: hosts that have changed since."""

@@ -3,7 +3,8 @@
 A host says so (``MemoryShort``) each time that it looks and its memory is still short. Then one worker is stopped, and
 no other before that one has ended. The order:
 
-1. Idle workers that keep much memory are asked to exit. They refuse if their objects are still in use.
+1. Leased workers that use much memory are taken back (``zray.broker.leases``): those that run nothing are idle then.
+   Idle workers that keep much memory are asked to exit. They refuse if their objects are still in use.
 2. Tasks that can be tried again; then actors that can be restarted; then other tasks; then other actors.
 3. Among these, work of the caller that has most of them there, so that each caller keeps something that runs.
 4. Of that caller the newest, which has probably done least. So the oldest task of each caller comes to its end.
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from zray.broker.records import Host, Process, Worker
 from zray.broker.states import IDLE, PROBED
 from zray.broker.workers import Workers
-from zray.ids import owner_of
+from zray.ids import TASK_ID_BYTES, owner_of
 from zray.logs.line import WARNING, LogLine
 from zray.protocol.messages import FLAG_RETRYABLE, MemoryShort, ProtocolError
 from zray.protocol.records import ProcessMemory
@@ -37,6 +38,7 @@ ANSWER_S = 1.0
 """How long the answer of an idle worker that was asked to exit is awaited, in seconds."""
 NOTHING_LINE_S = 60.0
 """The shortest time between two lines of the log that nothing can be stopped on a host, in seconds."""
+NEWEST = b"\xff" * TASK_ID_BYTES
 KINDS = ("tasks that can be tried again", "actors that can be restarted", "tasks", "actors")
 """What is stopped, in this order."""
 ADVICE = (
@@ -99,8 +101,10 @@ def least_bytes(limit: int) -> int:
 
 
 class MemoryPressure:
-    """Stops workers of hosts whose memory is short. ``perform(effect)`` logs a line; ``clock()``: the present event's
-    time, in seconds.
+    """Stops workers of hosts whose memory is short.
+
+    ``take_back(worker)`` ends a lease; ``perform(effect)`` logs a line; ``clock()``: the present event's time, in
+    seconds.
 
     ``_stops``: the workers that are being stopped; ``_told_at``: when the log was told that nothing can be stopped.
     """
@@ -109,11 +113,13 @@ class MemoryPressure:
         self,
         hosts: Mapping[bytes, Host],
         workers: Workers,
+        take_back: Callable[[Worker], None],
         perform: Callable[[LogLine], None],
         clock: Callable[[], float],
     ) -> None:
         self._hosts = hosts
         self._workers = workers
+        self._take_back = take_back
         self._perform = perform
         self._clock = clock
         self._stops: dict[bytes, Stop] = {}
@@ -154,7 +160,10 @@ class MemoryPressure:
             if worker.state is IDLE and not worker.busy_replies:
                 self._asked_at[worker.worker_id] = self._clock()
                 self._workers.probe(worker, "memory is short", True)
-            if worker.state is PROBED:  # one that is stopped never answers
+            if worker.lease is not None and not worker.lease.is_over:
+                self._asked_at[worker.worker_id] = self._clock()
+                self._take_back(worker)
+            if worker.state is PROBED or worker.lease is not None:  # one that is stopped, or works, does not answer
                 awaited |= self._clock() - self._asked_at.get(worker.worker_id, -math.inf) < ANSWER_S
         return awaited
 
@@ -183,7 +192,7 @@ def candidates_of(workers: Collection[Worker], own: dict[bytes, int], least: int
     """The workers that may be stopped. ``own``: the memory that the end of each would free, in bytes."""
     working = [
         worker for worker in workers
-        if (worker.outstanding or worker.actor) and not worker.retiring and worker.worker_id in own
+        if (worker.outstanding or worker.lease or worker.actor) and not worker.retiring and worker.worker_id in own
     ]  # fmt: skip
     most = max((own[worker.worker_id] for worker in working), default=0)
     least = max(least, int(most * LEAST_OF_LARGEST))
@@ -195,6 +204,8 @@ def _candidate(worker: Worker, own: int) -> Candidate:
     if actor is not None:
         kind = 1 if actor.restarts_left and not actor.released else 3
         return Candidate(worker.worker_id, kind, owner_of(actor.actor_id), actor.actor_id, own)
+    if worker.lease is not None:  # its task can be tried again, and is one of the newest of its owner
+        return Candidate(worker.worker_id, 0, worker.lease.owner, NEWEST, own)
     envelope = next(iter(worker.outstanding.values()))
     kind = 0 if envelope.flags & FLAG_RETRYABLE or envelope.cancelled or envelope.stopped else 2
     return Candidate(worker.worker_id, kind, envelope.owner, envelope.task_id, own)

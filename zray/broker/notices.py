@@ -88,6 +88,8 @@ class Notices:
             for envelope in worker.outstanding.values():
                 again = bool(envelope.flags & FLAG_RETRYABLE) and not envelope.cancelled
                 counts[AGAIN if again else NOT_AGAIN] += 1
+            if worker.lease is not None:  # only tasks that can be tried again are sent to it
+                counts[AGAIN] += 1
             if worker.actor is not None:
                 actors.setdefault(worker.actor.job_id, []).append(_fate(worker.actor))
         n_tasks = sum(counts.total() for counts in tasks.values())
@@ -109,7 +111,7 @@ class Notices:
     def worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         """A worker is dead, but its record still has its tasks. ``culprit``: as in ``BrokerCore._worker_gone``."""
         known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # other lines have said so
-        level = DEBUG if known and not worker.outstanding else WARNING
+        level = DEBUG if known and not (worker.outstanding or worker.lease) else WARNING
         name = f"worker {worker.worker_id.hex()}"
         self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
         for envelope in itertools.islice(worker.outstanding.values(), MAX_TASKS):

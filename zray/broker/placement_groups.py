@@ -23,7 +23,7 @@ from typing import Any
 from zray.broker.accounts import Share
 from zray.broker.actors import Actors
 from zray.broker.grants import Grants
-from zray.broker.lines import Lines
+from zray.broker.lines import Lines, Waiting
 from zray.broker.packing import PACK, SPREAD, STRATEGIES, Trial, choose, domains
 from zray.broker.places import Places
 from zray.broker.records import Envelope, Host, Job, Process, Reservation
@@ -154,6 +154,10 @@ class GroupLine:
     def first(self) -> Group:
         """The group that is next. The line must not be empty."""
         return next(iter(self.groups.values()))
+
+    def wanted(self) -> list[Waiting]:
+        """The missing bundles of the next group."""
+        return [Waiting(shape, is_part=True) for _, shape in self.first().missing()] if self.groups else []
 
     def serve(self, changed: dict[bytes, Host]) -> Iterator[None]:
         """Reserves one group after the other while there is room."""

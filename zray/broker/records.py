@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import NamedTuple, Protocol
 
@@ -150,12 +151,32 @@ class Line(Protocol):
     share: Share
 
 
+class Lease:
+    """What is known of the work of a leased worker: see ``zray.broker.leases``.
+
+    ``number``: see ``zray.protocol.lease_messages``; ``envelope``: the task that it has run before; ``is_over``: the
+    worker was told to take no more tasks; ``forced``: the task that the owner cancels by force, or empty; ``kill_at``:
+    when the worker is killed if it has not answered.
+    """
+
+    __slots__ = ("envelope", "forced", "is_over", "kill_at", "number", "owner")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.number = envelope.lease
+        self.envelope = envelope
+        self.owner = envelope.owner
+        self.is_over = False
+        self.forced = b""
+        self.kill_at = math.inf
+
+
 class Worker:
     """A worker process. ``state``: see ``zray.broker.states``.
 
-    Invariants: ``outstanding`` is non-empty exactly in state BUSY. The worker holds ``grant``, less what is ``lent``,
-    of its host's pool. ``load_us`` is the sum of the estimates of ``outstanding``. In state STARTING the worker has a
-    grant only if it is for an actor, or is reserved for a line of tasks.
+    Invariants: ``outstanding`` is non-empty exactly in state BUSY, and ``lease`` is set exactly in state LEASED. The
+    worker holds ``grant``, less what is ``lent``, of its host's pool. ``load_us`` is the sum of the estimates of
+    ``outstanding``. In state STARTING the worker has a grant only if it is for an actor, or is reserved for a line of
+    tasks.
     """
 
     __slots__ = (
@@ -174,6 +195,7 @@ class Worker:
         "idle_since",
         "job_id",
         "kept",
+        "lease",
         "lent",
         "load_us",
         "outstanding",
@@ -199,6 +221,7 @@ class Worker:
         self.pid = 0
         self.state = STARTING
         self.outstanding: dict[bytes, Envelope] = {}
+        self.lease: Lease | None = None
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
         self.used_gpus: list[int] = []  # the GPUs of its latest grant
@@ -244,8 +267,8 @@ def place_of(worker: Worker) -> tuple[bytes, bytes, int]:
 class Envelope:
     """A submitted task. ``worker``: None while it is queued; ``near``: the host that it should run on, or empty."""
 
-    __slots__ = ("attempt", "cancelled", "depth", "estimate_us", "flags", "function_id", "job_id", "near", "order",
-                 "owner", "payload", "shape", "stopped", "task_id", "worker")  # fmt: skip
+    __slots__ = ("attempt", "cancelled", "depth", "estimate_us", "flags", "function_id", "job_id", "lease", "near",
+                 "order", "owner", "payload", "shape", "stopped", "task_id", "worker")  # fmt: skip
 
     def __init__(
         self, task_id: bytes, attempt: int, owner: bytes, job_id: bytes, function_id: bytes, shape: Shape, flags: int,
@@ -266,6 +289,7 @@ class Envelope:
         self.cancelled = False  # its result is not wanted: dropped when it reaches the head of its queue
         self.stopped = False  # its worker has been told to cancel it
         self.estimate_us = 0
+        self.lease = 0  # the number of the lease that its worker was told of
 
 
 UNANNOUNCED = ActorSpec("actor", "", "", False, 0, 1, True, False, b"", b"", b"", b"")

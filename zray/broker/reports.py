@@ -11,6 +11,7 @@ from zray.broker.actors import Actors
 from zray.broker.dispatch import Dispatch
 from zray.broker.functions import Functions
 from zray.broker.inspections import Found, Inspections
+from zray.broker.leases import Leases
 from zray.broker.lines import Lines
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
@@ -20,7 +21,7 @@ from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe, 
 from zray.broker.states import ALIVE, PENDING_CREATION, RESTARTING, SERVING, STARTING
 from zray.broker.tasks import Tasks
 from zray.broker.workers import Workers
-from zray.ids import task_of
+from zray.ids import owner_of, task_of
 from zray.protocol import questions as q
 from zray.protocol.messages import ChannelRefusals
 from zray.protocol.questions import (
@@ -38,13 +39,13 @@ from zray.protocol.questions import (
     WaitingStatus,
     WorkerCounts,
 )
-from zray.protocol.records import HostState
+from zray.protocol.records import Activity, HostState
 
 ACTORS_LOOKED_AT = 100
 """How many actors of one line a warning looks at: all of them wait for the same resources."""
 STALLED_WARN_S = 10.0
 """How long work may wait for CPUs that actors hold, in seconds, before the user is told."""
-WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
+WORKERS_AS = ("starting", "idle", "busy", "busy", "idle", "actors", "ending")
 """The field of ``WorkerCounts`` that counts a worker, by the worker's state."""
 MAX_WORKERS_ASKED = 1000
 """How many workers are asked what they run, for a status of the cluster: each costs two messages."""
@@ -61,6 +62,7 @@ class Subject(Protocol):
     lines: Lines
     workers: Workers
     dispatch: Dispatch
+    leases: Leases
     tasks: Tasks
     actors: Actors
     groups: PlacementGroups
@@ -194,7 +196,30 @@ class Reports:
                 self._explain_worker(source, about._replace(state=AT_WORKER), envelope.worker)
                 return
             about = about._replace(state=QUEUED, why=self._why_unplaced(envelope.shape))
+        elif leased := self._core.leases.of(owner_of(question.task_id)):
+            self._explain_leased(source, about, question.task_id, leased)
+            return
         self._core.send(source.process_id, about)
+
+    def _explain_leased(self, source: Process, about: Explanation, task_id: bytes, leased: list[Worker]) -> None:
+        """Asks the workers that a task's owner has leased, and answers with what the one says that runs the task."""
+
+        def answer(found: Found) -> None:
+            silent: list[Worker] = []
+            told = about
+            for worker in leased:
+                activity = found.activities.get(worker.worker_id)
+                there = about._replace(state=AT_WORKER, pid=worker.pid, host=worker.host.label, activity=activity)
+                if activity is None:
+                    silent.append(worker)
+                elif runs := next((call for call in activity.running if call.task_id == task_id), None):
+                    self._core.send(source.process_id, there._replace(name=runs.name))
+                    return
+            if len(silent) == 1:  # its code holds the GIL, or it is stopped
+                told = about._replace(state=AT_WORKER, pid=silent[0].pid, host=silent[0].host.label)
+            self._core.send(source.process_id, told)
+
+        self._core.inspections.ask(source.process_id, [worker.worker_id for worker in leased], answer)
 
     def _explain_actor(self, source: Process, question: q.ExplainActor) -> None:
         """Tells what keeps an actor from taking a call."""
@@ -259,7 +284,9 @@ class Reports:
 
     def _status(self, source: Process, question: q.StatusQuery) -> None:
         core = self._core
-        workers = [worker for worker in core.workers.workers.values() if worker.outstanding or worker.actor]
+        workers = [
+            worker for worker in core.workers.workers.values() if worker.outstanding or worker.lease or worker.actor
+        ]
         asked = [*core.places.hosts, *(job.driver for job in core.jobs.values())]
         asked += [worker.worker_id for worker in workers[:MAX_WORKERS_ASKED]]
 
@@ -281,7 +308,7 @@ class Reports:
             request,
             self._shell_status(),
             hosts=[self._host_status(host, found) for host in core.places.hosts.values()],
-            jobs=self._jobs_status(queued, actors),
+            jobs=self._jobs_status(queued, actors, found),
             actors={name: sum(actor.state == state for actor in actors) for state, name in STATE_NAMES.items()},
             waiting=self._waiting(queued),
             running=self._running(found),
@@ -295,9 +322,9 @@ class Reports:
         """
         rows: list[RunningStatus] = []
         for worker in self._core.workers.workers.values():
-            if not worker.outstanding and worker.actor is None:
-                continue
             activity = found.activities.get(worker.worker_id)
+            if not (worker.outstanding or worker.actor is not None or _runs_leased(worker, activity)):
+                continue
             host = found.hosts.get(worker.host.host_id)
             row = RunningStatus(
                 what="actor" if worker.actor is not None else "task",
@@ -342,7 +369,9 @@ class Reports:
             refused=host.channel_refusals,
         )
 
-    def _jobs_status(self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor]) -> list[JobStatus]:
+    def _jobs_status(
+        self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor], found: Found
+    ) -> list[JobStatus]:
         core = self._core
         counts = {job_id: dict.fromkeys(("tasks_running", "tasks_waiting", "actors"), 0) for job_id in core.jobs}
 
@@ -356,6 +385,8 @@ class Reports:
             if worker.outstanding:  # it runs the first; the others were handed to it in advance
                 add(worker.job_id, "tasks_running", 1)
                 add(worker.job_id, "tasks_waiting", len(worker.outstanding) - 1)
+            elif _runs_leased(worker, found.activities.get(worker.worker_id)):
+                add(worker.job_id, "tasks_running", 1)
         for actor in actors:
             add(actor.job_id, "actors", 1)
         return [_job_status(job, core.processes.get(job.driver), counts[job_id]) for job_id, job in core.jobs.items()]
@@ -459,6 +490,11 @@ class Reports:
         host = self._core.places.hosts.get(source.process_id)
         if host is not None:
             host.channel_refusals = message.counts
+
+
+def _runs_leased(worker: Worker, activity: Activity | None) -> bool:
+    """Whether a leased worker runs a task: it says so, or does not answer."""
+    return worker.lease is not None and (activity is None or bool(activity.running))
 
 
 def _holds(worker: Worker, *resources: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from zray.broker.actor_placement import ActorPlacement
 from zray.broker.dispatch import Dispatch
 from zray.broker.grants import Grants
-from zray.broker.lines import Line, Lines
+from zray.broker.lines import Line, Lines, Waiting
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import Host, Worker
@@ -27,6 +27,11 @@ from zray.broker.workers import Workers
 def _depends_on_changes(line: Line) -> bool:
     """Whether a line gets something only if a host that has changed has room: no host had room at the last pass."""
     return line.full and (not line.near if isinstance(line, TaskQueue) else isinstance(line, ActorLine))
+
+
+def _next_of(line: Line) -> list[Waiting]:
+    """What the next piece of work of a line lacks."""
+    return [Waiting(line.share.shape)] if isinstance(line, ActorLine | TaskQueue) else line.wanted()
 
 
 def _fits_any(shape: Shape, hosts: dict[bytes, Host]) -> bool:
@@ -63,6 +68,8 @@ class Scheduler:
         self._dispatch = dispatch
         self._actor_placement = actor_placement
         self._contended = False  # whether more than one line waits
+        self.left: list[Waiting] = []
+        """What the last pass has left waiting: the next of each line."""
 
     def add_host(self, host: Host) -> None:
         """Adds a host that has joined."""
@@ -104,6 +111,7 @@ class Scheduler:
         changed, self._places.changed = self._places.changed, {}
         refillable, self._grants.refillable = self._grants.refillable, {}
         waiting = self._lines.waiting(now)
+        self.left = []
         if not waiting:
             return
         self._contended = len(waiting) > 1
@@ -119,6 +127,7 @@ class Scheduler:
             line.share.waits(line.waiting(), now)
         left = [line for line in waiting if line.share.waiting]
         if left:
+            self.left = [each for line in left for each in _next_of(line)]
             left.sort(key=lambda line: line.share.standing())
             shares = [line.share for line in left]
             for line in left:

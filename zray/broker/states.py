@@ -12,13 +12,14 @@ class WorkerState(State):
     STARTING = 0, "Its host was told to fork it. It may have a grant, for its actor or for tasks that reserved it."
     IDLE = 1, "It has joined and holds nothing."
     BUSY = 2, "It has a grant, and tasks that ask for these resources."
-    PROBED = 3, "It was idle for long and was asked to exit if it can. It gets no work until it answers."
-    SERVING = 4, "It was given an actor, which it constructs and runs."
-    RETIRED = 5, "It gets no more work and holds nothing. Its process ends, or stays while its objects are needed."
-    DEAD = 6, "Its process is gone, and so is this record."
+    LEASED = 3, "It has a grant, and runs tasks that its owner sends to it, one at a time."
+    PROBED = 4, "It was idle for long and was asked to exit if it can. It gets no work until it answers."
+    SERVING = 5, "It was given an actor, which it constructs and runs."
+    RETIRED = 6, "It gets no more work and holds nothing. Its process ends, or stays while its objects are needed."
+    DEAD = 7, "Its process is gone, and so is this record."
 
 
-STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED, _ = WorkerState
+STARTING, IDLE, BUSY, LEASED, PROBED, SERVING, RETIRED, _ = WorkerState
 
 _DIED = "Its host reports its death, or the host itself is gone."
 
@@ -42,7 +43,13 @@ WORKER = Machine(
         },
         BUSY: {
             IDLE: "It has no task left.",
+            LEASED: "It has run a task whose owner asked for a lease, and nobody waits for its resources.",
             RETIRED: "It has no task left, and its end was decided before.",
+            WorkerState.DEAD: _DIED,
+        },
+        LEASED: {
+            IDLE: "The lease is over, and it runs nothing.",
+            RETIRED: "The lease is over, and its end was decided before; or it leaves.",
             WorkerState.DEAD: _DIED,
         },
         PROBED: {

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.broker.dispatch import Dispatch
+from zray.broker.leases import GRACE_S, OWNER_IS_GONE, Leases
 from zray.broker.lines import Lines
 from zray.broker.memory import OUT_OF_MEMORY, Stop
 from zray.broker.records import Envelope, Job, Process, Worker
@@ -23,8 +24,6 @@ from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, ProtocolError
 
 REFUSED = "MessageRefusedError"
-FORCE_GRACE_S = 1.0
-"""How long a worker may take to cancel what its task has submitted, before it is killed for that task."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
 MAX_SHAPES = 10_000
 """The number of shapes that are kept decoded."""
@@ -43,6 +42,7 @@ class Tasks:
         lines: Lines,
         workers: Workers,
         dispatch: Dispatch,
+        leases: Leases,
         on_again: Callable[[Envelope], None],
         is_gone: Callable[[str], bool],
         send: Callable[[bytes, Any], None],
@@ -53,6 +53,7 @@ class Tasks:
         self._lines = lines
         self._workers = workers
         self._dispatch = dispatch
+        self._leases = leases
         self._on_again = on_again
         self._is_gone = is_gone
         self._send = send
@@ -119,13 +120,17 @@ class Tasks:
             return
         if held.attempt != message.attempt:
             raise ProtocolError("the outcome of an attempt that the worker was not given")
-        self._dispatch.finished(worker, held)
-        if len(message.payload) > 1:  # it has run to its end
+        has_run = len(message.payload) > 1  # to its end
+        if has_run:
             self._dispatch.record_run(held.function_id, message.run_us)
+        if not (has_run and held.lease and self._leases.begin(worker, held)):
+            self._dispatch.finished(worker, held)
         owner = self._processes.get(held.owner)
         if owner is not None and owner.tasks.get(message.task_id) is held:
             del owner.tasks[message.task_id]
             self._send(held.owner, m.Result(message.task_id, message.attempt, source.process_id, b"", message.payload))
+        if worker.lease is not None:
+            self._leases.tell(worker)
 
     def on_yield(self, source: Process, message: m.Yield) -> None:
         """Passes items of a stream on to the owner of the task or call."""
@@ -193,14 +198,15 @@ class Tasks:
     def _force(self, envelope: Envelope, worker: Worker, mode: int) -> None:
         """Has a worker cancel what its task has submitted, and then kills the worker if it still runs the task."""
         self._send(worker.worker_id, m.CancelTask(envelope.task_id, mode))
-        self._forced.setdefault(envelope.task_id, (envelope, self._clock() + FORCE_GRACE_S))
+        self._forced.setdefault(envelope.task_id, (envelope, self._clock() + GRACE_S))
         worker.overdue = True
 
     def on_killable(self, source: Process, message: m.Killable) -> None:
         """A worker has cancelled what its task has submitted."""
         envelope, _ = self._forced.pop(message.task_id, (None, 0.0))
         worker = self._workers.workers[source.process_id]
-        if envelope is not None and worker.outstanding.get(message.task_id) is envelope:
+        runs = envelope is not None and worker.outstanding.get(message.task_id) is envelope
+        if runs or self._leases.is_forced(worker, message.task_id):
             self._workers.kill(worker, KILLED_BY_FORCE)
 
     def tick(self, now: float) -> None:
@@ -214,6 +220,8 @@ class Tasks:
             if runs:
                 assert worker is not None
                 self._workers.kill(worker, KILLED_BY_FORCE)
+        for worker, is_orphaned in self._leases.overdue(now):
+            self._workers.kill(worker, OWNER_IS_GONE if is_orphaned else KILLED_BY_FORCE)
 
     # ------------------------------------------------------------------ errors
 
@@ -282,6 +290,7 @@ class Tasks:
 
     def owner_gone(self, owner: Process) -> None:
         """Drops the queued tasks of a dead owner, and stops its running ones."""
+        self._leases.owner_gone(owner.process_id)
         for envelope in owner.tasks.values():
             envelope.cancelled = True
             worker = envelope.worker
@@ -290,7 +299,7 @@ class Tasks:
             if envelope.task_id in self._forced:
                 continue  # its worker is already cancelling what the task has submitted
             if len(worker.outstanding) == 1:
-                self._workers.kill(worker, "the owner of its task is gone")
+                self._workers.kill(worker, OWNER_IS_GONE)
             else:  # the worker also has tasks of other owners
                 self._force(envelope, worker, CANCEL_FORCE)
 

@@ -77,6 +77,9 @@ class TimeLimits:
             spec = worker.actor.spec
             if len(calls) >= spec.max_concurrency + sum(spec.groups.values()):
                 raise ProtocolError("more limited calls than the actor runs at once")
+        elif worker.lease is not None:
+            if message.owner != worker.lease.owner or not message.task_id.startswith(message.owner) or calls:
+                raise ProtocolError("a limit for a task that the owner of a lease did not give, or for two at once")
         else:
             return  # its actor is dead, or its task is nobody's: the worker is about to end
         self._forget(worker.worker_id, message.task_id)  # announced twice

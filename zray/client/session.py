@@ -149,6 +149,8 @@ class Session:
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         if config.lanes:
             self.core.lanes.machine = machine_id()
+        else:
+            self.core.leases.after = math.inf
         self.checked = CheckedRefs()
         self.at_tick: list[Callable[[], None]] = [self.stores.settle, self.checked.forget]
         """Called some times a second. These functions must not wait, and must not run user code."""

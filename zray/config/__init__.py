@@ -98,7 +98,7 @@ class Config:
     the broker.
     """
     lanes: bool = True
-    """Whether calls of actors on the same machine travel by a socket of their own instead of through the broker."""
+    """Whether calls of actors, and tasks one by one, travel by sockets of their own within a machine."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
     uv_run: bool = True

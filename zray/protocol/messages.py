@@ -12,6 +12,33 @@ from typing import NamedTuple, get_args
 from zray.exceptions import ZrayError
 from zray.ids import ActorId, FunctionId, JobId, ProcessId, TaskId
 from zray.protocol.key_values import KvAnswer, KvRequest
+from zray.protocol.lease_messages import (
+    LeaseCancel as LeaseCancel,
+)
+from zray.protocol.lease_messages import (
+    Leased as Leased,
+)
+from zray.protocol.lease_messages import (
+    LeaseEnd as LeaseEnd,
+)
+from zray.protocol.lease_messages import (
+    LeaseEnded as LeaseEnded,
+)
+from zray.protocol.lease_messages import (
+    LeaseLeft as LeaseLeft,
+)
+from zray.protocol.lease_messages import (
+    LeaseLost as LeaseLost,
+)
+from zray.protocol.lease_messages import (
+    LeaseOver as LeaseOver,
+)
+from zray.protocol.lease_messages import (
+    LeaseReturned as LeaseReturned,
+)
+from zray.protocol.lease_messages import (
+    LeaseRun as LeaseRun,
+)
 from zray.protocol.peer_messages import (
     BorrowAck as BorrowAck,
 )
@@ -128,13 +155,16 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 16
+PROTOCOL_VERSION = 17
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
 
 FLAG_SPREAD = 2
 """The task goes to the least loaded host, and not to the first that has room."""
+
+FLAG_LEASE = 4
+"""The owner would like to lease the worker that runs this task, if it is on the host ``near``."""
 
 CANCEL_FORCE = 1
 CANCEL_RECURSIVE = 2
@@ -518,12 +548,15 @@ class LogsFlushed(NamedTuple):
 
 
 class Run(NamedTuple):
+    """A task for a worker. ``lease``: the number of a lease to the task's owner that follows it; 0: none does."""
+
     task_id: TaskId
     attempt: int
     function_id: FunctionId
     shape: bytes
     gpus: list[int]
     payload: bytes
+    lease: int = 0
 
 
 class Result(NamedTuple):
@@ -742,7 +775,8 @@ ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | TimeLimited | TimeLimitOver | Returned | Blocked | FunctionPut
     | FunctionGet | EnvironmentPut
     | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
-    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected
+    | Leaving | Staying | Killable | LeaseLeft | LeaseEnd | LeaseCancel
+    | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected
     | GroupCreate | GroupRemove | GroupWatch | Question | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
@@ -751,7 +785,7 @@ HostToBroker = (
 )  # fmt: skip
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | TimeIsUp | TimedOut | JobConfig | FunctionBlob | ActorStart
-    | ActorRun | ActorStop
+    | ActorRun | ActorStop | Leased | LeaseEnded | LeaseLost | LeaseOver
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
     | InspectTasks | InspectObjects | GroupNamed | GroupSettled | PinCpus | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
@@ -765,6 +799,8 @@ PeerMessage = (
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer
 ChannelMessage = ChannelHello | ChannelWelcome | Pull | Chunk | PullFailed
 """The messages on a channel between hosts."""
+LaneMessage = LeaseRun | LeaseReturned
+"""Messages that travel by lanes only."""
 Handshake = Hello | Welcome | Refused
 Message = (
     ClientToBroker
@@ -774,6 +810,7 @@ Message = (
     | PeerMessage
     | PeerToHost
     | ChannelMessage
+    | LaneMessage
     | Handshake
     | RowsOfOwner
 )
@@ -791,6 +828,7 @@ _WORKER_ONLY = (
     Leaving,
     Staying,
     Killable,
+    LeaseLeft,
 )
 FROM_HOST = frozenset(get_args(HostToBroker))
 FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye, LogsTaken}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from zray.ids import ActorId, ObjectId, ProcessId, TaskId
+from zray.ids import ObjectId, ProcessId, TaskId
 from zray.protocol.records import ObjectLocation
 
 # -------------------------------------------------------------------------------------- client to client
@@ -222,12 +222,12 @@ class ChannelWelcome(NamedTuple):
 
 
 class LaneWanted(NamedTuple):
-    """A caller asks the worker of an actor for a lane.
+    """A caller asks the worker of an actor for a lane, or an owner a worker that runs its tasks.
 
-    ``machine``: the caller's machine; ``max_message_bytes``: the largest message that it accepts.
+    ``actor``: empty for tasks; ``machine``: the caller's; ``max_message_bytes``: the largest message that it accepts.
     """
 
-    actor_id: ActorId
+    actor: bytes
     machine: str
     max_message_bytes: int
 

@@ -75,6 +75,15 @@ from zray.protocol.messages import (
     LaneOffer,
     LaneSwitched,
     LaneWanted,
+    LeaseCancel,
+    Leased,
+    LeaseEnd,
+    LeaseEnded,
+    LeaseLeft,
+    LeaseLost,
+    LeaseOver,
+    LeaseReturned,
+    LeaseRun,
     Leaving,
     LeftBehind,
     Locate,
@@ -194,6 +203,7 @@ TYPES: tuple[Any, ...] = (
     PinCpus,
     StateOfEnvironments, EnvironmentRecords,
     LaneWanted, LaneOffer, LaneSwitched, LaneFrame,
+    Leased, LeaseEnd, LeaseCancel, LeaseEnded, LeaseLost, LeaseOver, LeaseLeft, LeaseRun, LeaseReturned,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -7,6 +7,7 @@ moment later, but reads its lanes before it handles a message of the broker.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -37,7 +38,8 @@ DELAYS_S = (0.0001, 0.0005, 0.02)
 
 @dataclasses.dataclass
 class LaneFaults:
-    """``after``: how many answers through the broker a caller gets before it asks for a lane; 0: there are no lanes.
+    """``after``: how many answers through the broker a caller gets before it asks for a lane, and an owner for a lease;
+    0: there are neither.
     ``full``: the probability that a socket takes only some of the frames. ``late``: that a lane is dialled after its
     offer has expired."""
 
@@ -90,6 +92,7 @@ class SimLanes:
         lanes = process.core.lanes
         lanes.machine = "simulated" if self._faults.after else ""
         lanes.after = self._faults.after
+        process.core.leases.after = self._faults.after or math.inf
 
     # ------------------------------------------------------------------ effects
 

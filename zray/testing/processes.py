@@ -192,6 +192,9 @@ class Node:
         """Returns the messages to send."""
         return []
 
+    def ticked(self) -> None:
+        """Time has passed."""
+
     def refused(self, reason: str) -> None:
         """The broker has refused it, or has declared it dead."""
         self.cluster.kill(self)
@@ -263,6 +266,7 @@ class Node:
             return
         if self.link is not None and self._held is None:
             self.link.tick(self.cluster.sim.now)
+            self.ticked()
             self.flush()
         self.cluster.sim.after(self.cluster.worker_tick_s if self.kind == WORKER else TICK_S, self._tick)
 
@@ -384,6 +388,9 @@ class SimProcess(Node):
     def handle(self, message: Any) -> None:
         self.cluster.lanes.receive(self)  # before the message, see zray.client.core.lanes
         self.core.receive(BROKER, message, self.cluster.sim.now)
+
+    def ticked(self) -> None:
+        self.core.tick(self.cluster.sim.now)
 
     def lanes_read(self) -> None:
         """Frames of lanes have come."""

@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, actor_spec, over_the_wire, process_id
-from zray.client.core.client_core import ClientCore
+from tests.unit.client.ends import End
+from tests.unit.client.wiring import FUNCTION, INLINE_ARGUMENTS, actor_spec, process_id
 from zray.client.core.effects import CloseLane, DialLane, OfferLane
 from zray.client.core.execution import Assignment
 from zray.client.core.lanes import MAX_LANES
@@ -22,51 +22,12 @@ from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, read_frame, unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.link import Link
-from zray.protocol.routing import through_broker
 
 CALLER, WORKER, STRANGER = process_id("caller"), process_id("worker"), process_id("stranger")
 ACTOR = make_task_id(CALLER, 1000)
 PAYLOAD = msgpack.packb([b"", INLINE, msgpack.packb([]), b"", b"", 0, [], []])
 TOKEN = b"t" * 16
 VALUE = Return(INLINE, msgpack.packb([]), 0, ())
-
-
-class End:
-    """A process: what it has sent and not yet arrived, by the broker (``up``) and by its lane (``frames``)."""
-
-    def __init__(self, own_id: bytes, after: int = 2, windows: Any = None) -> None:
-        self.core = ClientCore(own_id, HOST, 1 << 20)
-        self.core.lanes.machine = "here"
-        self.core.lanes.after = after
-        self.up: list[Any] = []
-        self.frames: list[bytes] = []
-        self.effects: list[Any] = []
-
-    def flush(self) -> None:
-        while output := self.core.take_output():
-            for name in [dest for dest in output.sends if dest in self.core.lanes]:
-                frames = output.sends.pop(name)
-                if self.core.lanes.takes_frames(name):
-                    self.frames += frames
-                else:
-                    self.core.lanes.overflowed(name, frames, 0.0)
-                    first = through_broker(self.core.take_output().sends)
-                    self.up += [over_the_wire(message) for message in first]
-            self.up += [over_the_wire(message) for message in through_broker(output.sends)]
-            self.effects += output.effects
-        self.core.check()
-
-    def take(self, kind: Any) -> list[Any]:
-        """Takes the effects of a class."""
-        self.flush()
-        taken = [effect for effect in self.effects if isinstance(effect, kind)]
-        self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
-        return taken
-
-    def tell(self, message: Any) -> None:
-        """A message of the broker arrives."""
-        self.core.receive(BROKER, over_the_wire(message), 0.0)
-        self.flush()
 
 
 class Pair:

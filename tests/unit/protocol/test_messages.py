@@ -34,6 +34,7 @@ from zray.protocol.messages import (
     Chunk,
     Forward,
     Goodbye,
+    LaneMessage,
     LogsTaken,
     ProtocolError,
     Pull,
@@ -79,7 +80,7 @@ GOLDEN = """
 27 WorkerLogs entries: list[WorkerLines], left_out: dict[bytes, int]
 28 LogsFlushed request: int
 29 ChannelRefusals counts: dict[str, int]
-30 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
+30 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes, lease: int
 31 Result task_id: bytes, attempt: int, source: bytes, actor: bytes, payload: bytes
 32 Failed task_id: bytes, attempt: int, kind: str, message: str, culprit: bool
 33 CancelTask task_id: bytes, mode: int
@@ -194,12 +195,21 @@ GOLDEN = """
 142 PinCpus cpus: list[int]
 143 StateOfEnvironments request: int
 144 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
-145 LaneWanted actor_id: bytes, machine: str, max_message_bytes: int
+145 LaneWanted actor: bytes, machine: str, max_message_bytes: int
 146 LaneOffer address: str, token: bytes, max_message_bytes: int
 147 LaneSwitched lane: bytes
 148 LaneFrame frame: bytes
+149 Leased worker_id: bytes, lease: int, shape: bytes, grant_key: bytes
+150 LeaseEnd worker_id: bytes, lease: int
+151 LeaseCancel worker_id: bytes, lease: int, task_id: bytes, mode: int
+152 LeaseEnded worker_id: bytes, lease: int
+153 LeaseLost worker_id: bytes, lease: int, kind: str, message: str, culprit: bytes | None
+154 LeaseOver lease: int, is_dead: bool
+155 LeaseLeft lease: int, runs: bool
+156 LeaseRun lease: int, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
+157 LeaseReturned task_id: bytes, attempt: int
 """
-"""The wire format of protocol version 16. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 17. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -409,7 +419,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 16
+    assert messages.PROTOCOL_VERSION == 17
 
 
 def test_every_size_is_that_of_a_field():
@@ -439,7 +449,8 @@ def test_every_message_is_in_one_union():
     # Both drivers and the broker report the output that they have taken. The broker passes ``Started`` on.
     of_hosts = FROM_HOST - {Forward, Watch, Goodbye}
     directions = [FROM_WORKER | FROM_DRIVER, of_hosts, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
-                  FROM_PEER_TO_HOST - FROM_PEER, FROM_CHANNEL - FROM_PEER, HANDSHAKE, frozenset(get_args(RowsOfOwner))]  # fmt: skip
+                  FROM_PEER_TO_HOST - FROM_PEER, FROM_CHANNEL - FROM_PEER, HANDSHAKE, frozenset(get_args(LaneMessage)),
+                  frozenset(get_args(RowsOfOwner))]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert {Pull, Chunk, PullFailed, ChannelHello, ChannelWelcome} == FROM_CHANNEL
     assert frozenset().union(*directions) == EVERYTHING == frozenset(get_args(messages.Message))
@@ -450,7 +461,7 @@ def test_every_message_is_in_one_union():
 def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
         "Done", "Reply", "Yield", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
-        "TimeLimited", "TimeLimitOver",
+        "TimeLimited", "TimeLimitOver", "LeaseLeft",
     }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}

@@ -17,6 +17,7 @@ from zray.client.core.directory import ObjectDirectory
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.lanes import LaneTable
+from zray.client.core.leases import LeaseTable
 from zray.client.core.locations import LocationTable
 from zray.client.core.object_places import ObjectPlaces
 from zray.client.core.payloads import pack_outcome, read_outcome
@@ -75,6 +76,12 @@ from zray.protocol.messages import (
     LaneOffer,
     LaneSwitched,
     LaneWanted,
+    Leased,
+    LeaseEnded,
+    LeaseLost,
+    LeaseOver,
+    LeaseReturned,
+    LeaseRun,
     LeftBehind,
     Locate,
     Located,
@@ -155,7 +162,8 @@ class ClientCore:
         self.streams = StreamTable(self.references, self.send)
         self.tasks = TaskTable(self.references, self.locations, self.streams, max_inline_bytes)
         self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
-        self.queue_route = QueueRoute(self.tasks, to_broker, windows)
+        self.leases = LeaseTable(self.tasks, host_id, to_broker)
+        self.queue_route = QueueRoute(self.tasks, to_broker, windows, self.leases)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
         self.transfers: OwnTransfers | None = None  # set if the machine has no host
         self.faults = 0  # number of malformed messages of other processes
@@ -168,11 +176,13 @@ class ClientCore:
         self.references.on_unseen = self._on_unseen
         self.tasks.on_retry = self._on_retry
         self.execution = Execution(
-            self.references, self.tasks, to_broker, self._reply, self.perform, host_id, windows.started_bytes
-        )
+            self.references, self.tasks, to_broker, self._reply, self._answer_owner, self.perform, process_id, host_id,
+            windows.started_bytes,
+        )  # fmt: skip
         self.lanes = LaneTable(
             process_id, self.actors, self.tasks, self.execution, self.references, self.send, self._outbox.send,
             self.perform, lambda each: self.rejected(each.message, each.reason, self.now), 2 * max_inline_bytes,
+            self.leases,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ messages and effects
@@ -218,10 +228,19 @@ class ClientCore:
         else:
             self.to_broker(reply)
 
+    def _answer_owner(self, owner: bytes, message: Result | LeaseReturned) -> None:
+        self.lanes.answer_owner(owner, message)
+
     def _on_result(self, message: Result) -> None:
         self.tasks.on_result(message)
         if message.actor:
             self.lanes.answered(message)
+        elif self.leases.wants_lane:
+            self.leases.answered(message.source)
+
+    def _on_timed_out(self, message: TimedOut) -> None:
+        self.leases.on_timed_out(message.task_id)
+        self.tasks.on_timed_out(message)
 
     def _on_retry(self, name: str, notice: str) -> None:
         self._tell(self._retries.add(self.now, name, notice))
@@ -233,6 +252,7 @@ class ClientCore:
             self.transfers.tick()
         self.execution.note_time(now)
         self.tasks.tick(now)
+        self.leases.tick()
         self.lanes.tick(now)
         self.tell_held_back(now)
 
@@ -240,7 +260,7 @@ class ClientCore:
     def is_at_rest(self) -> bool:
         """Whether nothing runs here of which the time is noted, and no task pauses."""
         busy = self.transfers is not None or self.execution.running or self.tasks.pauses.stops
-        return not busy and self.lanes.is_at_rest
+        return not busy and self.leases.is_at_rest and self.lanes.is_at_rest
 
     def due_s(self, now: float) -> float:
         """No limit: nothing in this core is more urgent than a regular tick."""
@@ -326,6 +346,7 @@ class ClientCore:
         self.directory.on_process_died(process_id)
         self.execution.wake_producers()
         self.places.on_process_died(process_id)
+        self.leases.on_process_died(process_id)
         self.lanes.on_process_died(process_id)
         if self.transfers is not None:
             self.transfers.receive(BROKER, message)
@@ -415,12 +436,16 @@ class ClientCore:
         self.now = now
         text = f"a {type(message).__name__} was not sent to the broker: {reason}"
         error = encode_failure("MessageRefusedError", text)
-        if isinstance(message, (Submit, ActorCall, ActorRun)):
+        if isinstance(message, (Submit, ActorCall, ActorRun, LeaseRun)):
             self.tasks.refused(message.task_id, message.attempt, error)
         elif isinstance(message, Result):
             returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
             payload = pack_outcome(self.host_id, returns, [], False)
-            self._reply(Reply(message.task_id[:PROCESS_ID_BYTES], message.task_id, message.attempt, payload))
+            owner = message.task_id[:PROCESS_ID_BYTES]
+            if message.actor:
+                self._reply(Reply(owner, message.task_id, message.attempt, payload))
+            else:
+                self._answer_owner(owner, message._replace(payload=payload))
         elif isinstance(message, (Done, Reply, Yield)):
             returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
             self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
@@ -438,12 +463,14 @@ class ClientCore:
         self.queue_route.check()
         self.actors.check()
         self.lanes.check()
+        self.leases.check()
 
     @event
     def lose_cluster(self, message: str, now: float) -> None:
         """Ends every wait with ClusterUnavailableError, because the broker is gone."""
         self.now = now
         self.tasks.lose_everything("ClusterUnavailableError", message)
+        self.leases.lose_everything()
         for object_id, entry in list(self.references.entries.items()):
             if entry.status is PENDING:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
@@ -460,7 +487,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Item: lambda core, m: core.tasks.on_item(m),
     Failed: lambda core, m: core.tasks.on_failed(m, core.now),
     Started: lambda core, m: core.tasks.on_started(m),
-    TimedOut: lambda core, m: core.tasks.on_timed_out(m),
+    TimedOut: ClientCore._on_timed_out,
     ActorRun: lambda core, m: core.execution.on_actor_run(m),
     ActorStart: lambda core, m: core.execution.on_actor_start(m),
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
@@ -469,6 +496,10 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
         (ActorFound, NoSuchActor, NameTaken, GroupNamed, GroupSettled, *get_args(Answer | StateAnswer | KvAnswer)),
         lambda core, m: core._answered(m.request, m),
     ),
+    Leased: lambda core, m: core.leases.on_leased(m),
+    LeaseEnded: lambda core, m: core.leases.on_ended(m),
+    LeaseLost: lambda core, m: core.leases.on_lost(m, core.now),
+    LeaseOver: lambda core, m: core.execution.on_lease_over(m),
     CancelTask: lambda core, m: core.execution.on_cancel(m),
     TimeIsUp: lambda core, m: core.execution.on_time_is_up(m),
     PinCpus: lambda core, m: core.execution.on_pin(m),

@@ -43,10 +43,15 @@ from zray.protocol.messages import (
     FunctionGet,
     JobConfig,
     Killable,
+    LeaseLeft,
+    LeaseOver,
+    LeaseReturned,
+    LeaseRun,
     Leaving,
     PinCpus,
     ProtocolError,
     Reply,
+    Result,
     Returned,
     Run,
     Started,
@@ -66,17 +71,20 @@ class Assignment:
     """A task, call or constructor that was taken and is not finished. ``covered``: references in its arguments.
     ``stored``: return values in the store, complete or being written. ``fault``: why its payload cannot be read; empty
     if it can. ``untold_bytes``: the size of its payload; -1 once its start has been reported. ``producer``: set if its
-    values are a stream."""
+    values are a stream. ``lease``: the number of the lease that follows it, or 0; ``by_lane``: its owner has leased
+    this worker, and has sent the task itself."""
 
     __slots__ = (
         "actor_start",
         "attempt",
+        "by_lane",
         "covered",
         "fault",
         "function_id",
         "gpus",
         "keep",
         "kind",
+        "lease",
         "owner",
         "payload",
         "producer",
@@ -102,6 +110,8 @@ class Assignment:
         self.stored: list[bytes] = []
         self.shape = b""
         self.gpus: list[int] = []
+        self.lease = 0
+        self.by_lane = False
         self.actor_start: ActorStart | None = None
 
 
@@ -114,20 +124,24 @@ class Execution:
         tasks: TaskTable,
         send: Callable[[Any], None],
         reply: Callable[[Reply], None],
+        answer_owner: Callable[[bytes, Result | LeaseReturned], None],
         perform: Callable[[Interrupt], None],
+        process_id: bytes,
         host_id: bytes,
         started_bytes: int,
     ) -> None:
-        """``send``: to the broker; ``reply``: to a caller, through the broker or by a lane; ``started_bytes``: see
-        ``Windows``."""
+        """``send``: to the broker; ``reply``: to a caller, through the broker or by a lane; ``answer_owner(owner,
+        message)``: by the lane of an owner who has leased this worker; ``started_bytes``: see ``Windows``."""
         self._started_bytes = started_bytes
         self._references = references
         self._tasks = tasks
         self._send = send
         self._reply = reply
+        self._answer_owner = answer_owner
         self._perform = perform
+        self._process_id = process_id
         self._host_id = host_id
-        self._queue: deque[Run | ActorRun | ActorStart] = deque()
+        self._queue: deque[Run | LeaseRun | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
         self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; empty: all
@@ -152,6 +166,10 @@ class Execution:
         self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
         self._limited: set[bytes] = set()  # running tasks and calls that may run for a limited time
         self._timed_out: set[bytes] = set()  # those of them whose time is over
+        self.lessee = b""  # the owner who has leased this worker; empty: none
+        self._lease = 0  # its number
+        self._lease_shape = b""
+        self._lease_is_over = False  # it runs the last task of its lease
 
     # ------------------------------------------------------------------ tasks and calls
 
@@ -173,7 +191,10 @@ class Execution:
                     self._send(FunctionGet(head.function_id))
                 return None
             self._queue.popleft()
-            task = _constructor(head) if isinstance(head, ActorStart) else _plain(head)
+            if isinstance(head, LeaseRun):
+                task = _leased(head, self._lease_shape)
+            else:
+                task = _constructor(head) if isinstance(head, ActorStart) else _plain(head)
         self._running[task.task_id] = task
         producer = task.producer
         if producer is not None and producer.skip > 0:
@@ -240,11 +261,9 @@ class Execution:
             if value.inner:
                 self._references.hand_over(value.inner, task.owner)
         payload = pack_outcome(self._host_id, returns, kept, retryable)
-        answer: Any
-        if task.kind == TASK:
-            answer = Done(task.task_id, task.attempt, run_us, payload)
-        else:
-            answer = Reply(task.owner, task.task_id, task.attempt, payload)
+        if task.lease:  # if work waits, the broker ends it before the owner has heard of it
+            self.lessee, self._lease, self._lease_shape = task.owner, task.lease, task.shape
+        answer = self._answer(task, run_us, payload)
         send = self._sender(task)
         if self._references.acknowledged:
             send(answer)
@@ -252,10 +271,23 @@ class Execution:
             self._answer_later(answer, [object_id for value in returns for object_id in value.inner], send)
         if self._end_reason:
             self._end_if_done()
+        elif self._lease_is_over:
+            self._leave_lease()
+
+    @staticmethod
+    def _answer(task: Assignment, run_us: int, payload: bytes) -> Any:
+        if task.kind != TASK or task.by_lane:
+            return Reply(task.owner, task.task_id, task.attempt, payload)
+        return Done(task.task_id, task.attempt, run_us, payload)
 
     def _sender(self, task: Assignment) -> Callable[[Any], None]:
         """The way of an answer. That of a stream must come behind the items, which travel through the broker."""
+        if task.by_lane:
+            return self._answer_by_lane
         return self._send if task.kind != CALL or task.producer is not None else self._reply
+
+    def _answer_by_lane(self, reply: Reply) -> None:
+        self._answer_owner(reply.owner, Result(reply.task_id, reply.attempt, self._process_id, b"", reply.payload))
 
     def send_items(self, task: Assignment, items: list[Return]) -> None:
         """Sends the next items of a stream.
@@ -341,13 +373,11 @@ class Execution:
     def finish_cancelled(self, task: Assignment, outcome: bytes = CANCELLED) -> None:
         """Answers a task or call that was cancelled; ``outcome``: INTERRUPTED if its code was interrupted."""
         self._release_unseen(task)
-        if task.kind == TASK:
-            self._answer_later(Done(task.task_id, task.attempt, 0, outcome), [])
-        else:
-            reply = Reply(task.owner, task.task_id, task.attempt, outcome)
-            self._answer_later(reply, [], self._sender(task))
+        self._answer_later(self._answer(task, 0, outcome), [], self._sender(task))
         if self._end_reason:
             self._end_if_done()
+        elif self._lease_is_over:
+            self._leave_lease()
 
     def refuse(self, task: Assignment, why: str) -> None:
         """Answers a task or call that cannot be read. Only the sender is affected."""
@@ -462,6 +492,7 @@ class Execution:
         self._references.when_acknowledged(send)
 
     def on_run(self, message: Run) -> None:
+        self.lessee = b""
         if self.leaving or self._blocked:
             self._send(Returned([message.task_id]))
         else:
@@ -528,13 +559,19 @@ class Execution:
     def hand_back(self) -> None:
         """Returns the plain tasks that have not been started."""
         if self._queue and not self.actor_id:
-            self._send(Returned([run.task_id for run in self._queue if isinstance(run, Run)]))
+            if back := [run.task_id for run in self._queue if isinstance(run, Run)]:
+                self._send(Returned(back))
+            for run in self._queue:
+                if isinstance(run, LeaseRun):
+                    self._send_back(run)
             self._queue.clear()
+            if self._lease_is_over and not self._runs_leased():
+                self._leave_lease()
 
     def tell_started(self) -> None:
         """Reports running tasks with large payloads, because they take long or wait: their owners may send more."""
         for task in self._running.values():
-            if task.kind == TASK and task.untold_bytes >= self._started_bytes:
+            if task.kind == TASK and not task.by_lane and task.untold_bytes >= self._started_bytes:
                 task.untold_bytes = -1
                 self._send(Started(task.task_id, task.attempt))
 
@@ -563,6 +600,41 @@ class Execution:
         else:
             self.leave(message.reason)
 
+    # ------------------------------------------------------------------ leases
+
+    def on_lease_run(self, owner: bytes, message: LeaseRun) -> None:
+        """An owner sends a task by its lane. This worker takes it if it is leased for it, and has no other."""
+        is_free = not (self._queue or self._running or self._blocked or self.leaving or self._lease_is_over)
+        if is_free and owner == self.lessee and message.lease == self._lease:
+            self._queue.append(message)
+            self._wake()
+        else:
+            self._send_back(message)
+
+    def _send_back(self, run: LeaseRun) -> None:
+        self._answer_owner(owner_of(run.task_id), LeaseReturned(run.task_id, run.attempt))
+
+    def on_lease_over(self, message: LeaseOver) -> None:
+        """The broker takes this worker back. If the process ends, its death is the answer."""
+        if message.lease != self._lease or self.must_exit:
+            return
+        if not self._runs_leased():
+            self._leave_lease()
+            return
+        self._lease_is_over = True
+        if message.is_dead:
+            self._send(LeaseLeft(self._lease, True))
+
+    def _runs_leased(self) -> bool:
+        """Whether a task of the owner who has leased this worker runs, or is about to."""
+        begun = any(task.by_lane for task in self._running.values())
+        return begun or any(isinstance(run, LeaseRun) for run in self._queue)
+
+    def _leave_lease(self) -> None:
+        self.lessee = b""
+        self._lease_is_over = False
+        self._answer_later(LeaseLeft(self._lease, False), [])
+
     # ------------------------------------------------------------------ cancellation
 
     def on_pin(self, message: PinCpus) -> None:
@@ -578,6 +650,10 @@ class Execution:
                 self._queue.remove(item)
                 if isinstance(item, Run):
                     self._send(Done(item.task_id, item.attempt, 0, b""))
+                elif isinstance(item, LeaseRun):
+                    self._answer_by_lane(Reply(owner_of(item.task_id), item.task_id, item.attempt, b""))
+                    if self._lease_is_over:
+                        self._leave_lease()
                 else:
                     self._reply(Reply(item.caller, item.task_id, item.attempt, b""))
                 return
@@ -626,6 +702,17 @@ def _plain(run: Run) -> Assignment:
     task = Assignment(TASK, owner_of(run.task_id), run.task_id, run.attempt, run.function_id, run.payload)
     task.shape = run.shape
     task.gpus = run.gpus
+    task.lease = run.lease
+    return task
+
+
+def _leased(run: LeaseRun, shape: bytes) -> Assignment:
+    task = Assignment(TASK, owner_of(run.task_id), run.task_id, run.attempt, run.function_id, run.payload)
+    task.shape = shape
+    task.by_lane = True
+    if task.producer is not None:
+        task.fault = task.fault or "a stream cannot travel by a lane"
+        task.producer = None
     return task
 
 

@@ -1,12 +1,13 @@
-"""Lanes: direct ways between a process that calls an actor and the actor's worker on the same machine.
+"""Lanes: direct ways between a process and a worker on the same machine: of an actor that it calls, or of its tasks.
 
 A lane carries what the broker would have delivered: ``ActorRun`` and ``CancelTask`` to the worker, ``Result`` to the
-caller. Each end has a ``Link``, as for the broker. Its frames travel by a Unix socket that the shells own. A frame that
-the socket does not take, because the socket is full or broken, travels through the broker in a ``LaneFrame``. The link
-puts frames into their order and drops those that arrive twice. So a lane that breaks between two living processes loses
-nothing and runs no call twice. The death of a peer is reported by the broker, as without lanes.
+caller. The lane of an owner of tasks carries ``LeaseRun`` and ``LeaseReturned`` (see ``zray.client.core.leases``). Each
+end has a ``Link``, as for the broker. Its frames travel by a Unix socket that the shells own. A frame that the socket
+does not take, because the socket is full or broken, travels through the broker in a ``LaneFrame``. The link puts frames
+into their order and drops those that arrive twice. So a lane that breaks between two living processes loses nothing and
+runs no call twice. The death of a peer is reported by the broker, as without lanes.
 
-How a lane is opened:
+How a lane to an actor is opened (for tasks, which have no order, without the steps 4 and 5):
 
 1. The caller has had ``after`` answers of an actor by the broker. It sends ``LaneWanted`` to the worker that answered.
 2. The worker's shell listens (``OfferLane``, ``offered``). The worker sends ``LaneOffer``: an address, and a token that
@@ -33,9 +34,10 @@ from typing import Any, Protocol
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import CloseLane, DialLane, OfferLane
 from zray.client.core.execution import Execution
+from zray.client.core.leases import LeaseTable
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import BROKEN, DEAD, LANE, OFFERED, OPEN
-from zray.client.core.tasks import TaskTable
+from zray.client.core.tasks import Task, TaskTable
 from zray.client.core.views import ActorView
 from zray.protocol.codec import read_frame
 from zray.protocol.contract import event
@@ -47,6 +49,8 @@ from zray.protocol.messages import (
     LaneOffer,
     LaneSwitched,
     LaneWanted,
+    LeaseReturned,
+    LeaseRun,
     ProtocolError,
     Reply,
     Result,
@@ -54,13 +58,21 @@ from zray.protocol.messages import (
 
 LANE_AFTER = 8
 """The number of answers by the broker after which a caller asks for a lane: a few calls are not worth a socket."""
+ASKED = -(1 << 62)
+"""The number of answers of an actor that was asked for a lane: it is not asked again in this incarnation."""
+MAX_REFUSED = 1000
+"""The number of workers of which it is remembered that they offer no lane."""
 MAX_LANES = 256
 """The most lanes of a process. Each takes a descriptor at both ends. Other calls travel through the broker."""
 TOKEN_BYTES = 16
 ENVELOPE_BYTES = 1024
 """A frame of a lane is at least so many bytes smaller than a message, because it may travel inside one."""
-FROM_CALLER = frozenset((ActorRun, CancelTask))
-FROM_WORKER = frozenset((Result,))
+FROM_CALLER = frozenset((ActorRun, CancelTask, LeaseRun))
+FROM_WORKER = frozenset((Result, LeaseReturned))
+
+
+Wish = tuple["ActorView | None", int]
+"""What a lane is wanted for: an actor, by its view, with its incarnation; or plain tasks (None)."""
 
 
 class Flushed(Protocol):
@@ -120,6 +132,11 @@ class Lane:
         """Cancels a call that was sent by this lane."""
         self.send(CancelTask(task_id, mode))
 
+    def run(self, lease: int, task: Task, payload: bytes) -> None:
+        """Sends a task to a leased worker, at once: it has no other."""
+        self.send(LeaseRun(lease, task.task_id, task.attempt, task.function_id, payload))
+        self._table.is_urgent = True
+
     def take_frames(self, now: float) -> list[bytes]:
         """Takes the frames to transmit."""
         self._is_due = False
@@ -157,6 +174,7 @@ class LaneTable:
         perform: Callable[[OfferLane | DialLane | CloseLane], None],
         rejected: Callable[[Rejected], None],
         max_message_bytes: int,
+        leases: LeaseTable,
     ) -> None:
         self.machine = ""
         self.after = LANE_AFTER
@@ -178,11 +196,15 @@ class LaneTable:
         self._lanes: dict[bytes, Lane] = {}  # by name
         self._busy: dict[bytes, Lane] = {}  # those of them for which something may be due
         self._served: dict[bytes, Lane] = {}  # by caller: the lanes to this process's actor
-        self._asked: dict[bytes, tuple[ActorView, int]] = {}  # by worker: the view that wants a lane, its incarnation
-        self._dialling: dict[bytes, tuple[ActorView, int]] = {}  # by name: the same, of lanes that are not open yet
+        self._owners: dict[bytes, Lane] = {}  # by owner: the lanes of those who may lease this process
+        self._asked: dict[bytes, Wish] = {}  # by worker: what a lane is wanted for
+        self._dialling: dict[bytes, Wish] = {}  # by name: the same, of lanes that are not open yet
+        self._refused: set[bytes] = set()  # workers that offer no lanes for tasks
         self._connected: set[bytes] = set()  # those of them whose connection is made, and not accepted yet
-        self._offering: dict[bytes, int] = {}  # callers to which the shell makes an offer, with their limits
+        self._offering: dict[bytes, tuple[bytes, int]] = {}  # offers that the shell makes: by caller, for what, limit
         actors.release_lane = self._release
+        self._leases = leases
+        leases.ask_for_lane = self._ask_worker
 
     def __contains__(self, name: bytes) -> bool:
         """Whether ``name`` is that of a lane, and not of a process."""
@@ -229,25 +251,48 @@ class LaneTable:
         if view is None or view.lane is not None or message.source == self.process_id:
             return
         view.answered += 1
-        if view.answered == self.after and self.machine and not self._is_full:
+        if view.answered >= self.after and self.machine and not self._is_full and message.source not in self._asked:
+            view.answered = ASKED
             self._asked[message.source] = view, view.incarnation
             self._to_peer(message.source, LaneWanted(message.actor, self.machine, self._max_message_bytes))
+
+    def _ask_worker(self, worker_id: bytes) -> None:
+        """Asks a worker of plain tasks for a lane, unless it was asked before."""
+        is_known = worker_id in self._leases.lanes or worker_id in self._asked or worker_id in self._refused
+        is_own = worker_id == self.process_id
+        if not (is_known or is_own or self._is_full) and self.machine and worker_id not in self._peers_dialled():
+            self._asked[worker_id] = None, 0
+            self._references.watch_once(worker_id)
+            self._to_peer(worker_id, LaneWanted(b"", self.machine, self._max_message_bytes))
+
+    def _peers_dialled(self) -> set[bytes]:
+        return {self._lanes[name].peer for name, (view, _) in self._dialling.items() if view is None}
 
     def on_offer(self, source: bytes, message: LaneOffer, now: float) -> None:
         """Has the shell connect to a worker that offers a lane."""
         if source not in self._asked:
             raise ProtocolError("the offer of a lane that was not asked for")
         view, incarnation = self._asked.pop(source)
+        if not message.address and view is None:
+            self._refuse(source)
         if not message.address or not self._is_current(view, incarnation):
             return
         if len(message.token) != TOKEN_BYTES or message.token in self._lanes:
             raise ProtocolError("a lane whose token does not have its exact size, or is in use")
         self._dialling[message.token] = view, incarnation
-        self._new(message.token, source, view.actor_id, FROM_WORKER, message.max_message_bytes, now)
+        actor_id = view.actor_id if view is not None else b""
+        self._new(message.token, source, actor_id, FROM_WORKER, message.max_message_bytes, now)
         self._perform(DialLane(message.address, message.token))
 
+    def _refuse(self, worker_id: bytes) -> None:
+        if len(self._refused) >= MAX_REFUSED:
+            self._refused.clear()
+        self._refused.add(worker_id)
+
     @staticmethod
-    def _is_current(view: ActorView, incarnation: int) -> bool:
+    def _is_current(view: ActorView | None, incarnation: int) -> bool:
+        if view is None:
+            return True
         return view.state is not DEAD and view.incarnation == incarnation and view.lane is None
 
     @event
@@ -275,8 +320,11 @@ class LaneTable:
         self._connected.discard(lane.name)
         lane.enter(OPEN)
         lane.switched = True
-        view.switch_to(lane)
-        self._to_peer(lane.peer, LaneSwitched(lane.name))
+        if view is None:
+            self._leases.lanes[lane.peer] = lane
+        else:
+            view.switch_to(lane)
+            self._to_peer(lane.peer, LaneSwitched(lane.name))
 
     def _release(self, view: ActorView) -> None:
         """The incarnation of an actor is over."""
@@ -290,12 +338,12 @@ class LaneTable:
     # ------------------------------------------------------------------ the worker
 
     def on_wanted(self, source: bytes, message: LaneWanted) -> None:
-        """Answers a caller of this process's actor that asks for a lane."""
+        """Answers a caller of this process's actor, or an owner of its tasks, that asks for a lane."""
         own = self._execution.actor_id
-        serves = own != b"" and message.actor_id == own and not self._execution.leaving
-        is_known = source in self._served or source in self._offering
+        serves = message.actor == own and not self._execution.leaving
+        is_known = source in (self._served if own else self._owners) or source in self._offering
         if serves and not is_known and message.machine == self.machine != "" and not self._is_full:
-            self._offering[source] = message.max_message_bytes
+            self._offering[source] = own, message.max_message_bytes
             self._perform(OfferLane(source))
         else:
             self._to_peer(source, LaneOffer("", b"", 0))
@@ -303,9 +351,11 @@ class LaneTable:
     @event
     def offered(self, caller: bytes, address: str, name: bytes, now: float) -> None:
         """The shell listens at ``address`` for the caller. It is empty if it cannot."""
-        limit = self._offering.pop(caller)
+        actor_id, limit = self._offering.pop(caller)
         if address:
-            self._served[caller] = self._new(name, caller, self._execution.actor_id, FROM_CALLER, limit, now)
+            lane = self._new(name, caller, actor_id, FROM_CALLER, limit, now)
+            lane.switched = not actor_id  # tasks have no order
+            (self._served if actor_id else self._owners)[caller] = lane
             self._references.watch_once(caller)
         self._to_peer(caller, LaneOffer(address, name, self._max_message_bytes))
 
@@ -323,7 +373,7 @@ class LaneTable:
         """No caller has connected with a token in time."""
         lane = self._lanes.get(name)
         if lane is not None and lane.state is OFFERED:
-            del self._served[lane.peer]
+            del (self._served if lane.actor_id else self._owners)[lane.peer]
             self._drop(lane)
 
     def on_switched(self, source: bytes, message: LaneSwitched) -> None:
@@ -342,6 +392,14 @@ class LaneTable:
             self.is_urgent = True
         lane.send(Result(reply.task_id, reply.attempt, self.process_id, lane.actor_id, reply.payload))
 
+    def answer_owner(self, owner: bytes, message: Result | LeaseReturned) -> None:
+        """Answers an owner that has leased this process. If it has no lane any more, it is dead."""
+        lane = self._owners.get(owner)
+        if lane is not None:
+            if not (self._execution.running or self._execution.queued):
+                self.is_urgent = True
+            lane.send(message)
+
     def serves(self, caller: bytes) -> bool:
         """Whether a caller is answered by a lane."""
         lane = self._served.get(caller)
@@ -350,9 +408,15 @@ class LaneTable:
     def on_process_died(self, process_id: bytes) -> None:
         """Forgets the lane of a caller that is dead, and what was asked of a worker that is dead."""
         self._asked.pop(process_id, None)
-        lane = self._served.pop(process_id, None)
-        if lane is not None:
-            self._drop(lane)
+        self._refused.discard(process_id)
+        self._leases.lanes.pop(process_id, None)
+        for lane in [lane for lane in self._lanes.values() if lane.peer == process_id]:
+            if lane.name in self._dialling:
+                self._give_up(lane)
+            elif not lane.actor_id or self._served.get(process_id) is lane:
+                self._drop(lane)
+        self._served.pop(process_id, None)
+        self._owners.pop(process_id, None)
 
     # ------------------------------------------------------------------ both
 
@@ -395,6 +459,10 @@ class LaneTable:
                     self._on_result(lane, message)
                 elif type(message) is ActorRun:
                     self._on_call(lane, message)
+                elif type(message) is LeaseRun:
+                    self._on_task(lane, message)
+                elif type(message) is LeaseReturned:
+                    self._leases.on_returned(lane.peer, message)
                 else:
                     self._on_cancel(lane, message)
             except ProtocolError:  # the messages that came with it are valid
@@ -403,12 +471,19 @@ class LaneTable:
     def _on_result(self, lane: Lane, message: Result) -> None:
         if message.source != lane.peer or message.actor != lane.actor_id:
             raise ProtocolError("an answer in the name of another process or actor")
+        if not lane.actor_id:
+            self._leases.check_answer(lane.peer, message.task_id)
         self._tasks.on_result(message)
 
     def _on_call(self, lane: Lane, message: ActorRun) -> None:
-        if message.caller != lane.peer or not message.task_id.startswith(lane.peer):
-            raise ProtocolError("a call in the name of another process")
+        if message.caller != lane.peer or not message.task_id.startswith(lane.peer) or not lane.actor_id:
+            raise ProtocolError("a call in the name of another process, or by the lane of an owner of tasks")
         self._execution.on_actor_run(message)
+
+    def _on_task(self, lane: Lane, message: LeaseRun) -> None:
+        if not message.task_id.startswith(lane.peer) or lane.actor_id:
+            raise ProtocolError("a task in the name of another process, or for an actor")
+        self._execution.on_lease_run(lane.peer, message)
 
     def _on_cancel(self, lane: Lane, message: CancelTask) -> None:
         if not message.task_id.startswith(lane.peer):
@@ -428,6 +503,8 @@ class LaneTable:
             self._give_up(lane)
         else:
             lane.enter(BROKEN)
+            if not lane.actor_id:
+                self._leases.lane_broke(lane.peer, lane)
             lane.link.resend()
             if lane.link.pending:
                 lane.will_send()
@@ -470,7 +547,10 @@ class LaneTable:
 
     def check(self) -> None:
         """Raises AssertionError if an index is not what the lanes say. For tests."""
-        assert all(self._lanes.get(lane.name) is lane for lane in self._served.values()), "a lane that is served"
+        served = [*self._served.values(), *self._owners.values()]
+        assert all(self._lanes.get(lane.name) is lane for lane in served), "a lane that is served"
+        leased: dict[bytes, Any] = {**self._leases.lanes}
+        assert all(self._lanes.get(lane.name) is lane for lane in leased.values()), "a lane to a worker"
         assert set(self._busy) <= set(self._lanes), "a busy lane"
         for view in self._actors.views.values():
             assert view.lane is None or view.lane.name in self._lanes, "the lane of a view"

@@ -6,39 +6,44 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from zray.client.core.leases import LeaseTable
 from zray.client.core.states import READY, SENT
 from zray.client.core.tasks import Task, TaskTable
 from zray.client.core.windows import Windows
-from zray.protocol.messages import Cancel, Submit
+from zray.protocol.messages import FLAG_LEASE, Cancel, Submit
 
 MAX_IDLE_WINDOWS = 1000
 """The number of shapes from which on windows that are not in use are removed."""
 
 
 class _Window:
-    """The tasks of one shape. ``n_bytes``: the size of those under way. ``held``: the tasks that wait for room."""
+    """The tasks of one shape. ``n_bytes``: the size of those with the broker. ``held``: the tasks that wait for room.
+    ``alone``: how many in a row were sent to the broker while it had no other."""
 
-    __slots__ = ("held", "n_bytes")
+    __slots__ = ("alone", "held", "n_bytes")
 
     def __init__(self) -> None:
         self.n_bytes = 0
+        self.alone = 0
         self.held: OrderedDict[bytes, Task] = OrderedDict()
 
 
 class QueueRoute:
-    """The route of plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``.
+    """The route of plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``, or to a
+    leased worker (``zray.client.core.leases``). What that has counts in no window: the broker does not hold it.
 
     ``n_bytes``: the size of all tasks under way. ``_behind_all``: shapes with room in their own window, whose tasks
     wait because of the limit for all tasks. The outcome of any task may let them go.
     """
 
     __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_max_windows", "_send", "_table", "_windows",
-                 "actor_id", "n_bytes")  # fmt: skip
+                 "actor_id", "leases", "n_bytes")  # fmt: skip
 
     class_name = ""
 
-    def __init__(self, table: TaskTable, send: Callable[[Any], None], windows: Windows) -> None:
+    def __init__(self, table: TaskTable, send: Callable[[Any], None], windows: Windows, leases: LeaseTable) -> None:
         self.actor_id = b""
+        self.leases = leases
         self.n_bytes = 0
         self._table = table
         self._send = send
@@ -51,6 +56,8 @@ class QueueRoute:
     def ready(self, task: Task) -> None:
         if task.counted:  # it is tried again
             self._uncount(task)
+        elif self.leases.running:
+            self.leases.release(task.task_id)
         self._table.soon(task)
 
     def go(self, task: Task) -> None:
@@ -84,18 +91,40 @@ class QueueRoute:
         window = self._windows[task.shape]
         if window.held:
             window.held.pop(task.task_id, None)
+        leases = self.leases
+        if leases.by_shape and self._sent_to_leased(task, payload):
+            return
         task.counted = size = len(payload)
+        window.alone = 0 if window.n_bytes else window.alone + 1
         window.n_bytes += size
         self.n_bytes += size
-        near = self._table.nearest(task.arguments)
-        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, near, payload))
+        near, flags = self._table.nearest(task.arguments), task.flags
+        is_alone = window.alone > leases.after and task.shape not in leases.by_shape
+        if is_alone and leases.may_take(task, payload):
+            if leases.has_lanes():
+                near, flags = leases.host_id, flags | FLAG_LEASE
+            else:
+                leases.wants_lane = True
+        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, flags, near, payload))
+
+    def _sent_to_leased(self, task: Task, payload: bytes) -> bool:
+        """Sends a task to a leased worker, if one is free. Returns whether it has."""
+        leases = self.leases
+        lease = leases.by_shape.get(task.shape)
+        if lease is None or not leases.is_free(lease) or not leases.may_take(task, payload):
+            return False
+        leases.send(lease, task, payload)
+        return True
 
     def cancel(self, task: Task, mode: int) -> None:
-        self._send(Cancel(task.task_id, mode))
+        if not (self.leases.running and self.leases.cancel(task.task_id, mode)):
+            self._send(Cancel(task.task_id, mode))
 
     def started(self, task: Task) -> None:
         if task.counted:
             self._uncount(task)
+        elif self.leases.running:
+            self.leases.release(task.task_id)
 
     def done(self, task: Task, error: bytes) -> None:
         if task.counted:  # ``_uncount`` written out, to save a call for every task
@@ -104,6 +133,10 @@ class QueueRoute:
             self.n_bytes -= task.counted
             if window.held or self._behind_all:
                 self._let_go(window)
+            if not window.n_bytes and window.alone >= self.leases.after and not error:
+                self.leases.note_function(task.function_id)
+        elif self.leases.running and self.leases.release(task.task_id):
+            return
         elif task.state is not SENT:
             held_in = self._windows.get(task.shape)
             if held_in is not None:

@@ -67,7 +67,8 @@ def _stage(task: Task, sent: str) -> str:
 
 
 def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
-    state = _stage(task, "SUBMITTED_TO_WORKER" if task.route.actor_id else "PENDING_NODE_ASSIGNMENT")
+    has_worker = task.route.actor_id or not task.counted  # what a leased worker has counts in no window
+    state = _stage(task, "SUBMITTED_TO_WORKER" if has_worker else "PENDING_NODE_ASSIGNMENT")
     now = (task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent, task.shape, b"", None)
     return _row(now, state, functions)
 

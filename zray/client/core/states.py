@@ -29,7 +29,7 @@ TASK = Machine(
             ENDED: "An argument is an error, it is cancelled, its actor is dead, or the cluster is gone.",
         },
         SENT: {
-            READY: "It is tried again: the worker died, it raised an error that is retried, or its actor restarts.",
+            READY: "It is tried again: its worker died, its error is retried, its actor restarts, or it was sent back.",
             WAITING: "It was stopped for lack of memory, and is tried again after a pause.",
             ENDED: "It has a result, it has failed for good, or it was cancelled.",
         },

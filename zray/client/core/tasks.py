@@ -306,6 +306,18 @@ class TaskTable:
         task.enter(READY)
         task.route.ready(task)
 
+    def sent_back(self, task: Task) -> None:
+        """A process has sent a task back that it has not begun. It is sent again, as the same attempt."""
+        if task.cancelled:  # the cancellation and the task have crossed
+            self.fail_cancelled(task, when=" before it started")
+            return
+        task.enter(READY)
+        task.route.ready(task)
+
+    def is_stream(self, task_id: bytes) -> bool:
+        """Whether the values of a task are a stream."""
+        return task_id in self._streaming
+
     @staticmethod
     def _next_attempt(task: Task, counts: bool) -> None:
         if counts and task.retries_left != UNLIMITED:
