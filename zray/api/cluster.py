@@ -21,7 +21,7 @@ from zray.client.core.effects import Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ConfigError, SystemFailure, ZrayError
-from zray.options import check_text
+from zray.options.given import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.questions import FlushOutput
 from zray.protocol.records import HostInfo, HostState, JobSettings, JoinInfo
