@@ -24,8 +24,11 @@ from typing import Any
 
 from benchmarks.host_figures import Figure, table
 from zray.client.core.execution import CALL, Assignment
+from zray.testing.clients import SimDriver
 from zray.testing.cluster import SimCluster
-from zray.testing.processes import Get, Program, SimDriver, SimHost, SimWorker, Sleep
+from zray.testing.hosts import SimHost
+from zray.testing.operations import Get, Program, Sleep
+from zray.testing.workers import SimWorker
 
 CPUS = 16
 TASK_S = 0.05

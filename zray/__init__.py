@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from zray import actor, exceptions, remote_function, runtime_context, util
 from zray.api.actor import method
-from zray.api.cluster import (
-    available_resources,
-    cluster_resources,
-    init,
-    is_initialized,
-    nodes,
-    shutdown,
-)
+from zray.api.cluster import init, is_initialized, shutdown
 from zray.api.decorator import remote
 from zray.api.generators import ObjectRefGenerator
+from zray.api.nodes import available_resources, cluster_resources, nodes
 from zray.api.objects import cancel, get, get_actor, kill, put, wait
 from zray.api.runtime_context import get_gpu_ids, get_runtime_context
 from zray.object_ref import DynamicObjectRefGenerator, ObjectRef

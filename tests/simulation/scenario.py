@@ -17,11 +17,15 @@ from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.scheduling.combine import combine
 from zray.scheduling.node_affinity import NodeAffinitySchedulingStrategy
 from zray.scheduling.node_label import In, NodeLabelSchedulingStrategy
+from zray.testing.clients import SimActor, SimDriver, SimProcess
 from zray.testing.cluster import SimCluster
+from zray.testing.hosts import SimHost
 from zray.testing.intruders import Intruder
 from zray.testing.lanes import LaneFaults
 from zray.testing.network import NetworkFaults
-from zray.testing.processes import SILENCE_S, Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
+from zray.testing.nodes import SILENCE_S
+from zray.testing.operations import Get, Program, Sleep
+from zray.testing.workers import SimWorker
 
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""

@@ -6,7 +6,9 @@ from zray.client.core.execution import Assignment
 from zray.client.core.states import ERROR
 from zray.client.core.streams import StreamSpec
 from zray.ids import task_of
-from zray.testing.processes import Emit, Program, SimActor, SimProcess, SimReader, SimWorker, Sleep
+from zray.testing.clients import SimActor, SimProcess, SimReader
+from zray.testing.operations import Emit, Program, Sleep
+from zray.testing.workers import SimWorker
 
 
 def number_of_items(task_id: bytes) -> int:

@@ -9,8 +9,11 @@ from tests.simulation.scenario import BAD_WEATHER, LIMIT_S
 from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
 from zray.protocol.messages import ActorKill
+from zray.testing.clients import SimActor, SimDriver
 from zray.testing.cluster import SimCluster
-from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, SimWorker, Sleep
+from zray.testing.hosts import SimHost
+from zray.testing.operations import Get, Program, Sleep
+from zray.testing.workers import SimWorker
 
 Handles = list[SimActor]
 

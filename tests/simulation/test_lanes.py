@@ -5,10 +5,13 @@ from __future__ import annotations
 from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
 from zray.ids import task_of
+from zray.testing.clients import SimActor, SimDriver
 from zray.testing.cluster import SimCluster
+from zray.testing.hosts import SimHost
 from zray.testing.lanes import LaneFaults
 from zray.testing.network import NetworkFaults
-from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, SimWorker, Sleep
+from zray.testing.operations import Get, Program, Sleep
+from zray.testing.workers import SimWorker
 
 ROUNDS = 12
 LIMIT_S = 120.0

@@ -7,10 +7,13 @@ import dataclasses
 from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
 from zray.ids import task_of
+from zray.testing.clients import SimDriver
 from zray.testing.cluster import SimCluster
+from zray.testing.hosts import SimHost
 from zray.testing.lanes import LaneFaults
 from zray.testing.network import NetworkFaults
-from zray.testing.processes import Get, Program, SimDriver, SimHost, SimWorker, Sleep
+from zray.testing.operations import Get, Program, Sleep
+from zray.testing.workers import SimWorker
 
 LIMIT_S = 200.0
 FAULTS = (LaneFaults(after=1), LaneFaults(after=1, full=0.2), LaneFaults(after=2, full=0.1, late=0.2))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.simulation.scenario import LIMIT_S, kill_somebody
 from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
+from zray.testing.clients import SimDriver
 from zray.testing.cluster import SimCluster
-from zray.testing.processes import Get, Program, SimDriver, SimHost, SimWorker, Sleep
+from zray.testing.hosts import SimHost
+from zray.testing.operations import Get, Program, Sleep
+from zray.testing.workers import SimWorker
 
 DEPTH = 10
 WIDTH = 2

@@ -17,8 +17,10 @@ from zray.bundles import ANY, GROUP_ID_BYTES, asked
 from zray.protocol.messages import GroupCreate, GroupRemove, GroupSettled, GroupWatch
 from zray.protocol.records import GroupSpec, Selector
 from zray.scheduling.constraint import IN, NOT_IN, Term
+from zray.testing.clients import SimActor, SimDriver
 from zray.testing.cluster import SimCluster
-from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, Sleep
+from zray.testing.hosts import SimHost
+from zray.testing.operations import Get, Program, Sleep
 
 BUNDLES = [{"CPU": 10_000}, {"CPU": 5_000}, {"CPU": 10_000, "x": 10_000}, {"x": 5_000}]
 SELECTORS: list[list[Term]] = [[], [Term("rack", IN, ["1"])], [Term("rack", NOT_IN, ["2"])]]

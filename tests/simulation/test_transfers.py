@@ -9,16 +9,16 @@ import pytest
 
 from tests.simulation.seeds import batches
 from tests.simulation.transfers import Trouble, World
-from zray.transfer import chunks, core
+from zray.transfer import chunks, core, records, requests, windows
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects of some hundred bytes have many chunks then."""
-    for module in (chunks, core):
+    for module in (chunks, core, records, requests, windows):
         monkeypatch.setattr(module, "CHUNK_BYTES", 64)
     monkeypatch.setattr(core, "SMALL_BYTES", 200)
-    monkeypatch.setattr(core, "RATE_SPAN_BYTES", 256)
+    monkeypatch.setattr(records, "RATE_SPAN_BYTES", 256)
 
 
 def run(seeds: range, trouble: Trouble) -> int:

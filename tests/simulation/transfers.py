@@ -18,9 +18,10 @@ from zray.client.core.locations import LocationTable
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
 from zray.testing.network import Simulation
-from zray.transfer import core as transfer
+from zray.transfer import effects
 from zray.transfer.chunks import make_chunk
-from zray.transfer.core import Origin, TransferCore
+from zray.transfer.core import TransferCore
+from zray.transfer.effects import Origin
 
 OWNER = b"owner".ljust(16, b".")
 TICK_S = 0.25
@@ -87,7 +88,7 @@ class SimHost:
         self.objects: dict[bytes, bytes] = {}
         self.kept: set[bytes] = set()  # those that are no copies
         self.rooms: dict[int, bytearray] = {}
-        self.waiting: deque[transfer.Reserve] = deque()
+        self.waiting: deque[effects.Reserve] = deque()
         self.readers: dict[str, bytes] = {}
         self.channels: set[bytes] = set()  # those that this host has dialled
         self.epoch = 0
@@ -109,7 +110,7 @@ class SimHost:
             return
         self.readers[reader] = object_id
         if object_id in self.objects:
-            self.finished(transfer.Finished(reader, "", ""))
+            self.finished(effects.Finished(reader, "", ""))
             return
         size = self.world.owner.sizes[object_id]
         self.core.fetch(reader, object_id, self.world.owner.keepers[object_id], size, self.world.sim.now)
@@ -150,24 +151,24 @@ class SimHost:
                 for message in messages:
                     world.send(self.process_id, dest, message)
             for effect in output.effects:
-                if isinstance(effect, transfer.Ask):
+                if isinstance(effect, effects.Ask):
                     self.ask(effect)
-                elif isinstance(effect, transfer.Dial):
+                elif isinstance(effect, effects.Dial):
                     self.dial(effect.peer)
-                elif isinstance(effect, transfer.Serve):
+                elif isinstance(effect, effects.Serve):
                     self.serve(effect)
-                elif isinstance(effect, transfer.Refuse):
+                elif isinstance(effect, effects.Refuse):
                     self.answer(Origin(effect.channel[:16], effect.channel), PullFailed(effect.pull, effect.reason))
-                elif isinstance(effect, transfer.Reserve):
+                elif isinstance(effect, effects.Reserve):
                     self.waiting.append(effect)
                     self.make_room()
-                elif isinstance(effect, transfer.Seal):
+                elif isinstance(effect, effects.Seal):
                     self.objects[effect.object_id] = bytes(self.rooms.pop(effect.number))
                     self.core.sealed(effect.number, world.sim.now)
-                elif isinstance(effect, transfer.GiveUp):
+                elif isinstance(effect, effects.GiveUp):
                     self.rooms.pop(effect.number, None)
                     self.make_room()
-                elif isinstance(effect, transfer.Finished):
+                elif isinstance(effect, effects.Finished):
                     self.finished(effect)
         self.core.check()
         assert self.used <= self.capacity, "more than the store can hold"
@@ -191,7 +192,7 @@ class SimHost:
         for object_id in [each for each in self.objects if each not in self.kept]:
             del self.objects[object_id]
 
-    def ask(self, effect: transfer.Ask) -> None:
+    def ask(self, effect: effects.Ask) -> None:
         if effect.source in self.channels:
             self.world.by_link(self, effect.source, effect.request)
         else:
@@ -225,7 +226,7 @@ class SimHost:
             self.core.channel_down(peer, self.world.sim.now)
             self.perform()
 
-    def serve(self, effect: transfer.Serve) -> None:
+    def serve(self, effect: effects.Serve) -> None:
         origin, request, room = effect
         data = room if room is not None else memoryview(self.objects.get(request.object_id, b""))
         if request.offset >= len(data):
@@ -243,7 +244,7 @@ class SimHost:
         else:
             self.world.send(self.process_id, origin.process_id, message)
 
-    def finished(self, effect: transfer.Finished) -> None:
+    def finished(self, effect: effects.Finished) -> None:
         object_id = self.readers.pop(effect.reader, None)
         if object_id is None:
             return

@@ -27,7 +27,7 @@ from zray.protocol.link import Link
 from zray.protocol.records import GroupSpec, HostInfo, JoinInfo
 from zray.states import IllegalTransition, Machine, State
 from zray.testing.states import MACHINES, transitions, transitions_seen
-from zray.transfer.core import Incoming, Peer
+from zray.transfer.records import Incoming, Peer
 from zray.transfer.states import CHANNEL, PULL
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.api.cluster import available_resources, cluster_resources, nodes
+from zray.api.nodes import available_resources, cluster_resources, nodes
 from zray.api.runtime import runtime
 from zray.public_ids import JobID
 from zray.util import state as tables

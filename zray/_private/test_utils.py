@@ -21,8 +21,8 @@ from zray._common.test_utils import (
     wait_for_condition,
 )
 from zray.api.actor import ActorHandle
-from zray.api.cluster import available_resources, cluster_resources
 from zray.api.decorator import remote
+from zray.api.nodes import available_resources, cluster_resources
 from zray.api.objects import get, kill, put
 from zray.api.placement_groups import PlacementGroup, placement_group_table, remove_placement_group
 from zray.api.runtime_context import get_runtime_context

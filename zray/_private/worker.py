@@ -11,8 +11,9 @@ from typing import Any
 
 import zray
 from zray import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE
-from zray.api.cluster import available_resources, cluster_resources, init, is_initialized, nodes, shutdown
+from zray.api.cluster import init, is_initialized, shutdown
 from zray.api.decorator import remote
+from zray.api.nodes import available_resources, cluster_resources, nodes
 from zray.api.objects import cancel, get, get_actor, kill, put, wait
 from zray.api.runtime import is_local_mode
 from zray.api.runtime_context import get_gpu_ids

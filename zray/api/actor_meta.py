@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.methods import BUILT_IN_METHODS
-from zray.options import ActorOptions, MethodOptions, check_streams
+from zray.options import ActorOptions, MethodOptions
+from zray.options.checks import check_streams
 from zray.protocol.codec import pack, unpack
 from zray.signatures import SignatureCheck
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from zray.client.core.streams import StreamSpec
 from zray.exceptions import TaskTimeoutError
-from zray.options import DYNAMIC, check_streams
+from zray.options.checks import DYNAMIC, check_streams
 from zray.protocol.codec import pack
 from zray.serialization import serialize
 

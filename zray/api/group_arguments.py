@@ -12,7 +12,7 @@ from zray.accelerators import fault_of, fault_of_amount
 from zray.bundles import BUNDLE
 from zray.exceptions import SystemFailure
 from zray.ids import PROCESS_ID_BYTES
-from zray.options import MAX_AMOUNT, UNITS
+from zray.options.amounts import MAX_AMOUNT, UNITS
 from zray.protocol.records import GroupSpec, Selector
 from zray.scheduling.labels import NODE_ID_LABEL, read_selector
 

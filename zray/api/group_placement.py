@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from zray.bundles import ANY, asked, group_of
 from zray.client.context import current_task
 from zray.client.session import Session
-from zray.options import UNITS, ActorOptions, TaskOptions
+from zray.options import ActorOptions, TaskOptions
+from zray.options.amounts import UNITS
 from zray.protocol.codec import shape_key
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery
 

@@ -12,7 +12,7 @@ from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import runtime
 from zray.client import session as sessions
 from zray.object_ref import ObjectRef
-from zray.options import check_text
+from zray.options.given import check_text
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 
 T = TypeVar("T")

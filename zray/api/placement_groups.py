@@ -17,7 +17,7 @@ from zray.bundles import GROUP_ID_BYTES, group_of
 from zray.client.session import Session
 from zray.exceptions import SystemFailure, TaskPlacementGroupRemoved, ZrayError
 from zray.object_ref import ObjectRef
-from zray.options import check_text
+from zray.options.given import check_text
 from zray.protocol.messages import GroupCreate, GroupNamed, GroupRemove
 from zray.protocol.questions import GroupRow
 from zray.public_ids import PlacementGroupID

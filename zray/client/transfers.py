@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from zray.protocol.messages import PullFailed
 from zray.transfer.chunks import chunk_length, make_chunk
-from zray.transfer.core import Finished, GiveUp, Reserve, Seal, Serve, TransferCore
+from zray.transfer.core import TransferCore
+from zray.transfer.effects import Finished, GiveUp, Reserve, Seal, Serve
 
 if TYPE_CHECKING:
     from zray.client.core.client_core import ClientCore

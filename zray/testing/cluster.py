@@ -16,19 +16,13 @@ from zray.client.core.windows import WINDOWS, Windows
 from zray.logs.line import ERROR, LogLine
 from zray.protocol.link import MAX_MESSAGE_BYTES
 from zray.protocol.routing import Arrival
+from zray.testing.clients import SimProcess
+from zray.testing.hosts import SimHost
 from zray.testing.lanes import LaneFaults, SimLanes
 from zray.testing.network import NetworkFaults, Simulation
-from zray.testing.processes import (
-    HEARTBEAT_S,
-    SILENCE_S,
-    TICK_S,
-    Connections,
-    Node,
-    Program,
-    SimHost,
-    SimProcess,
-    SimWorker,
-)
+from zray.testing.nodes import HEARTBEAT_S, SILENCE_S, TICK_S, Connections, Node
+from zray.testing.operations import Program
+from zray.testing.workers import SimWorker
 
 TURN_S = 0.0005
 """How long a turn of the broker takes, in virtual time: frames that arrive meanwhile are handled together."""
@@ -175,6 +169,10 @@ class SimCluster:
         """Returns the role of a key, which is its name."""
         role = key.decode()
         return role if role in ("host", "driver") and key not in self.revoked else None
+
+    def start_worker(self, worker_id: bytes, host: SimHost, pid: int) -> None:
+        """Starts a worker of a host."""
+        SimWorker(self, worker_id, host, pid)
 
     def kill(self, node: Node) -> None:
         """Kills a process. A worker's host is told; a host's workers die with it."""

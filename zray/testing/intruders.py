@@ -17,7 +17,7 @@ from zray.protocol.codec import (
 from zray.protocol.messages import DRIVER, HOST, PROTOCOL_VERSION, WORKER, Goodbye, Hello, HostReady, Refused
 from zray.protocol.records import HostInfo, JoinInfo
 from zray.protocol.routing import Arrival
-from zray.testing.processes import Node
+from zray.testing.nodes import Node
 
 if TYPE_CHECKING:
     from zray.testing.cluster import SimCluster

@@ -19,36 +19,29 @@ for again. The broker loses no messages, so for requests through it only the dea
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.contract import BROKER, Outbox, Output, event
 from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
-from zray.transfer.chunks import CHUNK_BYTES, chunk_length, unpack_chunk
+from zray.transfer.chunks import CHUNK_BYTES, unpack_chunk
+from zray.transfer.effects import Dial, Effect, Finished, GiveUp, Origin, Reserve, Seal
+from zray.transfer.records import Incoming, Peer
+from zray.transfer.requests import Requests
 from zray.transfer.states import (
-    CHANNEL,
     DIALLING,
     DIRECT,
     DONE,
     FAILED,
     GONE,
     LOCATING,
-    PULL,
     RELAYED,
     RESERVING,
     RUNNING,
     SEALING,
-    PullState,
 )
+from zray.transfer.windows import Windows
 
-DIRECT_WINDOW = 16
-"""Chunks under way from one peer by a channel: 16 MiB fill 10 Gbit/s with a round trip of 13 ms."""
-RELAYED_WINDOW = 4
-"""Chunks under way from one peer through the broker, for all pulls together.
-
-Heartbeats queue behind them: 3.4 s at 10 Mbit/s.
-"""
 SMALL_BYTES = 4 * CHUNK_BYTES
 """An object up to this size is asked of the host that is known to have it.
 
@@ -62,167 +55,8 @@ REDIAL_S = 30.0
 """The shortest time before a channel that broke or could not be made is tried again."""
 MAX_OBJECT_BYTES = 1 << 46
 """A larger size in a message is false."""
-PACK_BELOW = 250e6
-"""Bytes a second. A slower source is asked to compress, where a sample shows that it saves time."""
-RATE_SPAN_BYTES = 4 * CHUNK_BYTES
 MAX_DAMAGED = 3
 """A source is given up after more chunks than this that do not match their checksums."""
-
-
-class Origin(NamedTuple):
-    """The process that a request came from. ``channel``: by which it came; b"" through the broker."""
-
-    process_id: bytes
-    channel: bytes
-
-
-# The effects, in the order in which the shell performs them.
-
-
-class Ask(NamedTuple):
-    """Send a request to a source by the channel to it."""
-
-    source: bytes
-    request: Pull
-
-
-class Dial(NamedTuple):
-    """Try to make a channel; then ``channel_up`` or ``channel_down``."""
-
-    peer: bytes
-
-
-class Serve(NamedTuple):
-    """Answer a request from ``room``, which holds the wanted chunk, or from the store if ``room`` is None."""
-
-    origin: Origin
-    request: Pull
-    room: memoryview | None
-
-
-class Refuse(NamedTuple):
-    """Refuse a request that came by a channel."""
-
-    channel: bytes
-    pull: int
-    reason: str
-
-
-class Reserve(NamedTuple):
-    """Make room; then ``reserved`` or ``failed``."""
-
-    number: int
-    size: int
-
-
-class Seal(NamedTuple):
-    """Publish a complete object; then ``sealed`` or ``failed``."""
-
-    number: int
-    object_id: bytes
-
-
-class GiveUp(NamedTuple):
-    """Release the room of a pull, if there is any yet."""
-
-    number: int
-
-
-class Finished(NamedTuple):
-    """Tell a reader that the object is here, or why not. ``kind``: the name of an exception, "" for success."""
-
-    reader: Any
-    kind: str
-    message: str
-
-
-Effect = Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
-
-
-class Peer:
-    """A process that this one pulls from.
-
-    ``state``: of the channel to it. ``asked``: the chunks under way from it, of all pulls.
-    """
-
-    __slots__ = ("asked", "damaged", "dialled_at", "process_id", "pulls", "rate", "redial_at", "since", "since_bytes",
-                 "state")  # fmt: skip
-
-    def __init__(self, process_id: bytes) -> None:
-        self.process_id = process_id
-        self.state = RELAYED
-        self.dialled_at = 0.0
-        self.redial_at = 0.0
-        self.asked: set[tuple[int, int]] = set()  # pull, chunk
-        self.pulls: OrderedDict[int, Incoming] = OrderedDict()
-        self.damaged = 0
-        self.rate = 0.0  # bytes a second, as measured last; 0: not yet
-        self.since = 0.0
-        self.since_bytes = 0
-
-    def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if the new state may not follow."""
-        self.state = CHANNEL.after[self.state][state]
-
-    @property
-    def window(self) -> int:
-        """The most chunks that may be under way."""
-        return _WINDOWS[self.state]
-
-    def measure(self, n_bytes: int, now: float) -> None:
-        """Counts arrived bytes towards the rate."""
-        self.since_bytes += n_bytes
-        if self.since_bytes >= RATE_SPAN_BYTES and now > self.since:
-            self.rate = self.since_bytes / (now - self.since)
-            self.since, self.since_bytes = now, 0
-
-
-# Dialling takes milliseconds, if it succeeds. Meanwhile little goes through the broker.
-_WINDOWS = {RELAYED: RELAYED_WINDOW, DIALLING: 1, DIRECT: DIRECT_WINDOW, GONE: 0}
-
-
-class Incoming:
-    """An object that is being pulled. ``state``: see ``zray.transfer.states``.
-
-    Every chunk is in exactly one place: not asked for (from ``unasked`` on, or in ``again``), under way (in ``asked``
-    of one peer), or here (in ``have``).
-    """
-
-    __slots__ = ("again", "asked_owner_at", "have", "hint", "left", "lost", "n_chunks", "number", "object_id", "parked",
-                 "prepared", "question", "readers", "room", "size", "sources", "state", "unasked")  # fmt: skip
-
-    def __init__(self, number: int, object_id: bytes, hint: bytes, size: int) -> None:
-        self.number = number
-        self.object_id = object_id
-        self.hint = hint
-        self.size = size
-        self.state: PullState = LOCATING
-        self.readers: list[Any] = []
-        self.sources: dict[bytes, Peer] = {}
-        self.lost: list[bytes] = []  # sources that have failed
-        self.room: memoryview | None = None
-        self.prepared = 0  # chunks whose place can be written to; pages for the others are being made
-        self.n_chunks = -(-size // CHUNK_BYTES)
-        self.have = bytearray(self.n_chunks)
-        self.left = self.n_chunks
-        self.unasked = 0
-        self.again: deque[int] = deque()
-        self.parked: dict[int, list[tuple[Origin, Pull]]] = {}
-        self.asked_owner_at: float | None = None  # None: it is not being asked
-        self.question = 0  # how often the owner was asked: it counts on this pull then
-
-    def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if the new state may not follow."""
-        self.state = PULL.after[self.state][state]
-
-    def next_chunk(self) -> int:
-        """Takes the next chunk to ask for; returns -1 when there is none."""
-        if self.again:
-            return self.again.popleft()
-        if self.unasked < self.prepared:
-            self.unasked += 1
-            return self.unasked - 1
-        return -1
 
 
 class TransferCore:
@@ -241,6 +75,8 @@ class TransferCore:
         self._outbox: Outbox[Effect] = Outbox()
         self._perform = self._outbox.perform
         self._watched: set[bytes] = set()
+        self._requests = Requests(self._outbox, self._watch)
+        self._windows = Windows(self.pulls, self.peers, self._outbox)
         self._last_number = 0
         self._now = 0.0
 
@@ -254,7 +90,7 @@ class TransferCore:
         if isinstance(message, Chunk):
             self._on_chunk(source, message)
         elif isinstance(message, Pull):
-            self._on_pull(Origin(source, b""), message)
+            self._requests.take(self._by_object.get(message.object_id), Origin(source, b""), message)
         elif isinstance(message, PullFailed):
             self._on_pull_failed(source, message)
         elif isinstance(message, Located):
@@ -267,7 +103,7 @@ class TransferCore:
         """Handles a message that came by a channel, except a chunk: see ``place_for`` and ``chunk_arrived``."""
         self._now = now
         if isinstance(message, Pull):
-            self._on_pull(Origin(source, channel), message)
+            self._requests.take(self._by_object.get(message.object_id), Origin(source, channel), message)
         else:
             self._on_pull_failed(source, message)
 
@@ -336,7 +172,7 @@ class TransferCore:
         else:
             for peer in list(pull.sources.values()):  # those that were tried meanwhile; the owner knows better
                 if peer.process_id not in message.sources:
-                    self._take_back(peer, pull)
+                    self._windows.take_back(peer, pull, self._now)
             self._located(pull, message.sources)
 
     def _located(self, pull: Incoming, sources: list[bytes]) -> None:
@@ -357,7 +193,7 @@ class TransferCore:
         """Goes on: there is room, and there are sources."""
         if pull.state is not RUNNING:
             pull.enter(RUNNING)
-        self._ask_for_more(pull)
+        self._windows.ask_for_more(pull, self._now)
 
     def _peer(self, process_id: bytes) -> Peer:
         peer = self.peers.get(process_id)
@@ -402,7 +238,7 @@ class TransferCore:
         self._now = now
         if (pull := self.pulls.get(number)) is not None:
             pull.prepared = self._chunks_in(pull, prepared)
-            self._ask_for_more(pull)
+            self._windows.ask_for_more(pull, self._now)
 
     @staticmethod
     def _chunks_in(pull: Incoming, n_bytes: int) -> int:
@@ -418,46 +254,12 @@ class TransferCore:
 
     # ------------------------------------------------------------------ chunks
 
-    def _ask_for_more(self, pull: Incoming) -> None:
-        for peer in list(pull.sources.values()):
-            self._fill_window(peer)
-
-    def _fill_window(self, peer: Peer) -> None:
-        """Asks for as many chunks as may be under way, from each pull in turn."""
-        if len(peer.asked) > peer.window // 2:
-            return
-        if not peer.asked:
-            peer.since, peer.since_bytes = self._now, 0
-        idle = 0
-        while len(peer.asked) < peer.window and idle < len(peer.pulls):
-            number, pull = next(iter(peer.pulls.items()))
-            peer.pulls.move_to_end(number)
-            chunk = pull.next_chunk() if pull.state is RUNNING else -1
-            if chunk < 0:
-                idle += 1
-                continue
-            idle = 0
-            peer.asked.add((number, chunk))
-            offset = chunk * CHUNK_BYTES
-            packed = 0 < peer.rate < PACK_BELOW
-            request = Pull(pull.object_id, number, offset, chunk_length(pull.size, offset), packed)
-            if peer.state is DIRECT:
-                self._perform(Ask(peer.process_id, request))
-            else:
-                self._outbox.send(peer.process_id, request)
-
     def place_for(self, source: bytes, message: Chunk) -> memoryview | None:
         """Returns where the data of a chunk belong.
 
         None if the chunk is not wanted, or differs from what was asked for.
         """
-        pull = self.pulls.get(message.pull)
-        peer = self.peers.get(source)
-        if pull is None or peer is None or pull.room is None or message.offset % CHUNK_BYTES:
-            return None
-        if (message.pull, message.offset // CHUNK_BYTES) not in peer.asked or message.total != pull.size:
-            return None
-        return pull.room[message.offset : message.offset + chunk_length(pull.size, message.offset)]
+        return self._windows.place_for(source, message)
 
     def _on_chunk(self, source: bytes, message: Chunk) -> None:
         """Handles a chunk that came through the broker: puts its data into their place."""
@@ -487,14 +289,13 @@ class TransferCore:
             if message.total != pull.size or peer.damaged > MAX_DAMAGED:
                 self._lose_source(pull, peer)
             else:
-                self._ask_for_more(pull)
-        self._fill_window(peer)
+                self._windows.ask_for_more(pull, self._now)
+        self._windows.fill(peer, self._now)
 
     def _has(self, pull: Incoming, chunk: int) -> None:
         pull.have[chunk] = 1
         pull.left -= 1
-        for origin, request in pull.parked.pop(chunk, ()):
-            self._perform(Serve(origin, request, pull.room))
+        self._requests.serve_parked(pull, chunk)
         if not pull.left:
             pull.enter(SEALING)
             self._perform(Seal(pull.number, pull.object_id))
@@ -521,28 +322,16 @@ class TransferCore:
 
     def _lose_source(self, pull: Incoming, peer: Peer) -> None:
         """Goes on with the other sources, or asks the owner for more."""
-        self._take_back(peer, pull)
+        self._windows.take_back(peer, pull, self._now)
         pull.lost.append(peer.process_id)
         if pull.state is SEALING:  # it needs no source any more
             return
         if pull.sources:
-            self._ask_for_more(pull)
+            self._windows.ask_for_more(pull, self._now)
             return
         if pull.state is RUNNING:
             pull.enter(LOCATING)
         self._locate(pull)  # again, even if an answer is under way: that one does not know of the loss
-
-    def _take_back(self, peer: Peer, pull: Incoming) -> None:
-        """Removes a peer from a pull's sources.
-
-        Its chunks are asked of others, and its window is filled with other pulls.
-        """
-        pull.sources.pop(peer.process_id, None)
-        peer.pulls.pop(pull.number, None)
-        for number, chunk in [asked for asked in peer.asked if asked[0] == pull.number]:
-            peer.asked.discard((number, chunk))
-            pull.again.append(chunk)
-        self._fill_window(peer)
 
     # ------------------------------------------------------------------ the end of a pull
 
@@ -550,9 +339,7 @@ class TransferCore:
         pull.enter(FAILED)
         self._forget(pull)
         self._perform(GiveUp(pull.number))
-        for waiting in pull.parked.values():
-            for origin, request in waiting:
-                self._refuse(origin, request.pull, message)
+        self._requests.refuse_parked(pull, message)
         if pull.question and owner_of(pull.object_id) in self._watched:
             self._outbox.send(owner_of(pull.object_id), CopyGone(pull.object_id))
         for reader in pull.readers:
@@ -562,32 +349,7 @@ class TransferCore:
         del self.pulls[pull.number], self._by_object[pull.object_id]
         pull.room = None
         for peer in list(pull.sources.values()):
-            self._take_back(peer, pull)
-
-    # ------------------------------------------------------------------ others ask
-
-    def _on_pull(self, origin: Origin, request: Pull) -> None:
-        """Another process asks for a piece of an object that is here or on its way here."""
-        pull = self._by_object.get(request.object_id)
-        if pull is None:
-            self._perform(Serve(origin, request, None))
-            return
-        chunk, remainder = divmod(request.offset, CHUNK_BYTES)
-        if remainder or chunk >= pull.n_chunks or request.length > CHUNK_BYTES:
-            self._refuse(origin, request.pull, "the requested piece is not a chunk")
-        elif pull.have[chunk]:
-            self._perform(Serve(origin, request, pull.room))
-        else:
-            self._watch(origin.process_id)
-            # A process that asks again had asked by a channel that broke, and has lost that request.
-            rows = [row for row in pull.parked.get(chunk, ()) if row[0].process_id != origin.process_id]
-            pull.parked[chunk] = [*rows, (origin, request)]
-
-    def _refuse(self, origin: Origin, pull: int, reason: str) -> None:
-        if origin.channel:
-            self._perform(Refuse(origin.channel, pull, reason))
-        else:
-            self._outbox.send(origin.process_id, PullFailed(pull, reason))
+            self._windows.take_back(peer, pull, self._now)
 
     # ------------------------------------------------------------------ channels, deaths, time
 
@@ -599,7 +361,7 @@ class TransferCore:
         if peer is not None:
             if peer.state is not DIRECT:
                 peer.enter(DIRECT)
-            self._fill_window(peer)
+            self._windows.fill(peer, self._now)
 
     def is_at_rest(self, process_id: bytes) -> bool:
         """Whether nothing is under way from a peer."""
@@ -628,9 +390,9 @@ class TransferCore:
         for number, chunk in lost:
             peer.asked.discard((number, chunk))
             self.pulls[number].again.append(chunk)
-        self._fill_window(peer)
+        self._windows.fill(peer, self._now)
         for number in {number for number, _ in lost}:
-            self._ask_for_more(self.pulls[number])
+            self._windows.ask_for_more(self.pulls[number], now)
 
     def _on_process_died(self, process_id: bytes, reason: str) -> None:
         """A source or an owner has died."""
@@ -638,12 +400,7 @@ class TransferCore:
         for pull in list(self.pulls.values()):
             if owner_of(pull.object_id) == process_id:
                 self._fail(pull, "OwnerDiedError", f"the process that owned the object is gone: {reason}")
-            for chunk, waiting in list(pull.parked.items()):
-                left = [(origin, request) for origin, request in waiting if origin.process_id != process_id]
-                if left:
-                    pull.parked[chunk] = left
-                else:
-                    del pull.parked[chunk]
+            self._requests.forget(pull, process_id)
         peer = self.peers.pop(process_id, None)
         if peer is not None:
             peer.enter(GONE)
@@ -672,17 +429,4 @@ class TransferCore:
 
     def check(self) -> None:
         """Raises AssertionError if an invariant does not hold; for tests."""
-        for pull in self.pulls.values():
-            under_way = [chunk for peer in self.peers.values() for number, chunk in peer.asked if number == pull.number]
-            waiting = [*pull.again, *range(pull.unasked, pull.n_chunks)]
-            here = [chunk for chunk in range(pull.n_chunks) if pull.have[chunk]]
-            assert sorted(under_way + waiting + here) == list(range(pull.n_chunks)), "a chunk is in exactly one place"
-            assert pull.left == pull.n_chunks - len(here), "the chunks left are those not here"
-            assert not any(pull.have[chunk] for chunk in pull.parked), "no request is parked for a chunk that is here"
-            assert pull.state is not RUNNING or pull.sources, "a pull that runs has a source"
-            assert all(self.peers.get(process_id) is peer for process_id, peer in pull.sources.items()), "known sources"
-        for peer in self.peers.values():
-            assert len(peer.asked) <= max(DIRECT_WINDOW, RELAYED_WINDOW), "the window"
-            assert all(number in self.pulls for number, _ in peer.asked), "every chunk asked for belongs to a pull"
-            wanting = [p for p in peer.pulls.values() if p.state is RUNNING and (p.again or p.unasked < p.prepared)]
-            assert peer.asked or not wanting, "a peer with wanted chunks is asked for some"
+        self._windows.check()

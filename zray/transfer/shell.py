@@ -38,18 +38,8 @@ from zray.system.machine import ip_address
 from zray.system.streams import say
 from zray.system.threads import signals_left_to_main
 from zray.transfer.chunks import chunk_length, is_intact, make_chunk, unpack_chunk
-from zray.transfer.core import (
-    Ask,
-    Dial,
-    Finished,
-    GiveUp,
-    Origin,
-    Refuse,
-    Reserve,
-    Seal,
-    Serve,
-    TransferCore,
-)
+from zray.transfer.core import TransferCore
+from zray.transfer.effects import Ask, Dial, Finished, GiveUp, Origin, Refuse, Reserve, Seal, Serve
 from zray.transfer.local_readers import LocalReaders, Request
 from zray.transport.channels import Channels
 

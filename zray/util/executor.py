@@ -19,7 +19,8 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from zray.api.cluster import cluster_resources, init, is_initialized
+from zray.api.cluster import init, is_initialized
+from zray.api.nodes import cluster_resources
 from zray.exceptions import ActorError
 from zray.util.process_group.group import ProcessGroup
 from zray.util.process_group.jobs import Job

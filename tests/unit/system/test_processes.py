@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from zray.system import processes
+from zray.system.processes import killing
 
 UNTIL_EOF = "import sys; sys.stdin.read()"
 
@@ -145,7 +146,7 @@ signal.pause()
     def test_a_resource_tracker_that_does_not_end_is_killed(
         self, session: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(processes, "TRACKER_GRACE_S", 0.01)
+        monkeypatch.setattr(killing, "TRACKER_GRACE_S", 0.01)
         code = "import signal\nif 0:\n    from multiprocessing.resource_tracker import main\nsignal.pause()"
         process = start(session, code)
         assert processes.kill_session(session) == 1

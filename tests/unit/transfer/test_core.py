@@ -9,26 +9,18 @@ import pytest
 
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
-from zray.transfer import core as transfer
+from zray.transfer import effects
 from zray.transfer.chunks import CHUNK_BYTES, make_chunk
 from zray.transfer.core import (
     DIAL_PATIENCE_S,
-    DIRECT_WINDOW,
     LOCATE_PATIENCE_S,
     MAX_DAMAGED,
     REDIAL_S,
-    RELAYED_WINDOW,
     SMALL_BYTES,
-    Dial,
-    Finished,
-    GiveUp,
-    Origin,
-    Refuse,
-    Reserve,
-    Seal,
-    Serve,
     TransferCore,
 )
+from zray.transfer.effects import Dial, Finished, GiveUp, Origin, Refuse, Reserve, Seal, Serve
+from zray.transfer.records import DIRECT_WINDOW, RELAYED_WINDOW
 from zray.transfer.states import DIRECT, GONE, RELAYED, SEALING
 
 E = TypeVar("E")
@@ -87,7 +79,7 @@ class Host:
             for message in messages:
                 self.effects.append(_as_told(dest, message))
         for effect in output.effects:
-            self.effects.append(Ask(*effect, direct=True) if isinstance(effect, transfer.Ask) else effect)
+            self.effects.append(Ask(*effect, direct=True) if isinstance(effect, effects.Ask) else effect)
         found: list[E] = []
         found.extend(effect for effect in self.effects if isinstance(effect, kind))
         self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
