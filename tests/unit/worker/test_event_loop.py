@@ -26,8 +26,8 @@ class Worker:
 
     def start(self, name):
         self.running.add(name)
-        task: Any = SimpleNamespace(task_id=name)
-        options: Any = SimpleNamespace(of=name)
+        task: Any = SimpleNamespace(task_id=name, producer=None)
+        options: Any = SimpleNamespace(of=name, timeout_s=0.0)
         self.loop.start(task, options)
 
     def hold_loop(self):
@@ -58,6 +58,9 @@ class Worker:
 
     def method(self, options):
         return asyncio.Event().wait
+
+    def is_timed_out(self, task):
+        return False
 
     def end_call(self, task, options, value, error):
         raise AssertionError(error)
@@ -134,6 +137,53 @@ def test_the_answer_is_sent(worker):
     worker.begun.get(timeout=10)
     assert worker.flushed
     assert worker.loop._running.keys() == {b"b"}
+
+
+def ends_at_once(worker):
+    """Makes the calls of a worker end as they begin. Returns what happens on the loop, and a queue that tells."""
+    seen: list[Any] = []
+    done: queue.Queue[None] = queue.Queue()
+
+    def method(options):
+        worker.loop._loop.call_soon(seen.append, "another turn")
+        worker.loop._loop.call_soon(lambda: worker.loop._loop.call_soon(done.put, None))
+        return lambda: options.of
+
+    worker.method = method
+    worker.end_call = lambda task, options, value, error: value
+    worker.flush = lambda ended: seen.append(list(ended))
+    return seen, done
+
+
+def test_a_call_that_is_alone_is_answered_in_the_turn_in_which_it_ends(worker):
+    seen, done = ends_at_once(worker)
+    worker.start(b"a")
+    done.get(timeout=10)
+    assert seen == [[b"a"], "another turn"]
+    worker.running.clear()
+
+
+def test_calls_that_end_together_are_answered_together(worker):
+    seen, done = ends_at_once(worker)
+    held = worker.hold_loop()
+    for name in (b"a", b"b", b"c"):
+        worker.start(name)
+    held.set()
+    for _ in range(3):
+        done.get(timeout=10)
+    assert [each for each in seen if each != "another turn"] == [[b"a", b"b", b"c"]]
+    worker.running.clear()
+
+
+def test_a_call_that_ends_while_another_runs_is_answered(worker):
+    seen, done = ends_at_once(worker)
+    method = worker.method
+    worker.method = lambda options: asyncio.Event().wait if options.of == b"a" else method(options)
+    worker.start(b"a")
+    worker.start(b"b")
+    done.get(timeout=10)
+    assert [b"b"] in seen
+    worker.running.discard(b"b")
 
 
 def test_waiting_for_arguments_does_not_block_other_calls(worker):

@@ -219,7 +219,11 @@ class EventLoop:
 
     def _ended(self, task: Assignment) -> None:
         self._running.pop(task.task_id, None)
-        if not self._flush_due:
+        if self._flush_due:
+            return
+        if not self._running and not self._inbox:  # no other answer can be ready in this turn of the loop
+            self._flush()
+        else:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
