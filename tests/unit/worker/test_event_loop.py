@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import os
 import queue
 import threading
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -184,6 +186,39 @@ def test_a_call_that_ends_while_another_runs_is_answered(worker):
     done.get(timeout=10)
     assert [b"b"] in seen
     worker.running.discard(b"b")
+
+
+def test_a_call_runs_in_the_context_of_who_started_it(worker):
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: queue.Queue[str] = queue.Queue()
+    worker.method = lambda options: lambda: seen.put(variable.get())
+    worker.end_call = lambda task, options, value, error: None
+    for value in ("first", "second"):
+        variable.set(value)
+        worker.start(value.encode())
+        assert seen.get(timeout=10) == value
+    worker.running.clear()
+
+
+def test_a_call_that_is_cancelled_before_the_loop_has_seen_it(worker):
+    """What is started and what is cancelled reach the loop by different ways."""
+    for number in range(100):
+        name = b"%d" % number
+        worker.start(name)
+        worker.loop.cancel(name)
+        assert worker.answers.get(timeout=10) == name
+    assert not worker.running
+
+
+def test_calls_that_are_started_together_wake_the_loop_once(worker, monkeypatch):
+    wake = Mock(wraps=os.eventfd_write)
+    monkeypatch.setattr(os, "eventfd_write", wake)
+    held = worker.hold_loop()
+    for name in (b"a", b"b", b"c"):
+        worker.start(name)
+    held.set()
+    assert {worker.begun.get(timeout=10) for _ in range(3)} == {b"a", b"b", b"c"}
+    assert wake.call_count == 1
 
 
 def test_waiting_for_arguments_does_not_block_other_calls(worker):
