@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import tempfile
 import threading
 import time
 
@@ -259,3 +261,54 @@ def test_two_drivers_create_the_same_name_together():
         ray.init(address, namespace="shared")
         ray.kill(ray.get_actor("one"))
         ray.shutdown()
+
+
+def test_the_end_of_a_short_async_call_does_not_wake_the_main_thread(ray):
+    """Its worker's main thread would find nothing to do, and contend for the interpreter with the next call."""
+
+    @ray.remote(num_cpus=0)
+    class Counting:
+        def __init__(self):
+            from zray.client.shell import Waiter
+
+            self.wakes = 0
+            wake, loop_thread = Waiter.wake, threading.get_ident()
+
+            def count(waiter):
+                self.wakes += threading.get_ident() == loop_thread
+                wake(waiter)
+
+            setattr(Waiter, "wake", count)  # noqa: B010
+
+        async def call(self):
+            return self.wakes
+
+    actor = Counting.remote()
+    for _ in range(200):
+        wakes = ray.get(actor.call.remote(), timeout=10)
+    assert wakes < 100  # a call that takes long may ask for it
+
+
+def test_an_async_actor_shows_that_it_is_idle_after_a_long_call(ray):
+    @ray.remote(num_cpus=0)
+    class Slow:
+        async def work(self, path):
+            while not os.path.exists(path):
+                await asyncio.sleep(0.01)
+
+        async def pid(self):
+            return os.getpid()
+
+    def title(pid):
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read().strip("\0 ")
+
+    actor = Slow.remote()
+    pid = ray.get(actor.pid.remote(), timeout=10)
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/go"
+        working = actor.work.remote(path)
+        eventually(lambda: title(pid) == "zray::Slow.work")
+        open(path, "w").close()
+        ray.get(working, timeout=10)
+    eventually(lambda: title(pid) == "zray::Slow")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskContext:
+class TaskContext(NamedTuple):
     """The running task.
 
     ``resources``: in ten-thousandths; in a placement group under its names (``zray.bundles``).
@@ -18,7 +19,7 @@ class TaskContext:
     task_id: bytes = b""
     name: str = ""
     attempt: int = 0
-    resources: dict[str, int] = dataclasses.field(default_factory=dict)
+    resources: Mapping[str, int] = MappingProxyType({})
     accelerators: tuple[int | str, ...] = ()
     captures: bool = False
     """Whether what it creates runs in its placement group."""

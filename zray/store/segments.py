@@ -25,7 +25,6 @@ identifier in its trailer has the complete object. It keeps the object wherever 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import itertools
@@ -33,6 +32,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Container, Iterator
+from typing import NamedTuple
 
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.store.ledger import TRAILER_BYTES, Candidate, Ledger, Place
@@ -46,6 +46,8 @@ _SEGMENT = re.compile(rf"{_NAME.pattern}|\d+|new-[0-9a-f]{{16}}")
 _MAGIC = b"zraysegm"
 _MAX_SEEN = 64
 """How many free segments are looked at to find one that this process has kept a map of."""
+_MAX_MISSES = 2
+"""How many remembered segments may be gone before the directory is read again."""
 
 
 def trailer_for(object_id: bytes, size: int) -> bytes:
@@ -67,8 +69,7 @@ def make_directories(directory: str) -> None:
         os.mkdir(f"{directory}/{name}", 0o700)
 
 
-@dataclasses.dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A segment that is being written.
 
     ``place``: FREE if it is used again, with its pages; WRITING if it is new in memory, SPILLED if it is new on disk.
@@ -98,12 +99,21 @@ class Segments:
     Every method that takes a ledger changes the files and the ledger; call it between ``LedgerFile.open`` and ``shut``.
     """
 
-    def __init__(self, directory: str, spill_directory: str, pins: Pins, mapped: Container[object]) -> None:
-        """``mapped``: the inodes that this process has kept a map of, to write through."""
+    def __init__(
+        self,
+        directory: str,
+        spill_directory: str,
+        pins: Pins,
+        mapped: Container[object],
+        choose_start: Callable[[int], int] | None = None,
+    ) -> None:
+        """``mapped``: the inodes that this process has kept a map of, to write through. ``choose_start(n)``: the
+        position from which ``n`` free segments are taken; without it, it is random."""
         self.directory = directory
         self.spill_directory = spill_directory
         self._pins = pins
         self._mapped = mapped
+        self._choose_start = choose_start or _random_below
         self._seen: dict[int, list[int]] = {}  # by size: inodes of free segments found before, the best last
 
     def live_path(self, object_id: bytes) -> str:
@@ -124,28 +134,31 @@ class Segments:
         """Returns a recycled segment of ``size`` bytes, claimed; preferably one that this process has a map of.
 
         It remembers the free segments that it has found, and those that this process has freed: most of them are still
-        free the next time.
+        free the next time. It looks again after some misses, since where some were taken others were, too. Each look
+        begins at another segment, so that processes that have seen the same ones do not all want the same one next.
         """
         if ledger.held[Place.FREE] < size:
             return None
         class_directory = f"{self.directory}/free/{size}"
         seen = self._seen.get(size)
-        while seen:
+        misses = 0
+        while seen and misses < _MAX_MISSES:
             if (draft := self._claim_free(class_directory, seen.pop(), size)) is not None:
                 return draft
+            misses += 1
         found = list(itertools.islice(_inodes_in(class_directory), _MAX_SEEN))
-        seen = self._seen[size] = sorted(found, key=self._mapped.__contains__)  # taken from the end
+        start = self._choose_start(len(found)) if found else 0
+        seen = self._seen[size] = sorted(found[start:] + found[:start], key=self._mapped.__contains__)
         while seen:
             if (draft := self._claim_free(class_directory, seen.pop(), size)) is not None:
                 return draft
         return None
 
     def _claim_free(self, class_directory: str, inode: int, size: int) -> Draft | None:
-        if not self._pins.claim(inode):  # a writer has it, or a late reader still checks it
-            return None
         path = f"{class_directory}/{inode}"
-        if not os.access(path, os.F_OK):  # another process has taken it meanwhile
-            self._pins.unclaim(inode)
+        if not os.access(path, os.F_OK):  # another process has taken it; asked first, since to claim costs more
+            return None
+        if not self._pins.claim(inode):  # a writer has it, or a late reader still checks it
             return None
         return Draft(path, inode, size, Place.FREE)
 
@@ -417,6 +430,11 @@ class Segments:
         with contextlib.suppress(FileNotFoundError):  # gone, with its objects
             held[Place.SPILLED] = _bytes_in(self.spill_directory)
         return held
+
+
+def _random_below(n: int) -> int:
+    """Returns a number below ``n``. The module ``random`` has a state that belongs to the program."""
+    return int.from_bytes(os.urandom(4), "little") % n
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:

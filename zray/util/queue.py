@@ -211,7 +211,7 @@ class _QueueActor:
 
     async def put(self, item: Any, timeout: float | None = None) -> None:
         try:
-            if timeout == 0:  # wait_for() would not even begin
+            if timeout == 0 or not self.queue.full():  # as below, but wait_for() makes a task if there is a timeout
                 self.queue.put_nowait(item)
             else:
                 await asyncio.wait_for(self.queue.put(item), timeout)
@@ -220,7 +220,7 @@ class _QueueActor:
 
     async def get(self, timeout: float | None = None) -> Any:
         try:
-            if timeout == 0:
+            if timeout == 0 or not self.queue.empty():
                 return self.queue.get_nowait()
             return await asyncio.wait_for(self.queue.get(), timeout)
         except (asyncio.QueueEmpty, asyncio.TimeoutError):

@@ -485,6 +485,63 @@ def test_answers_that_are_held_back_go_before_the_end(worker, how):
     assert worker.execution.may_exit()
 
 
+def begin(worker: Worker, number: int) -> Assignment:
+    worker.call(number)
+    task = worker.execution.take()
+    assert task is not None
+    worker.ears.woken = 0
+    return task
+
+
+def test_the_end_of_a_call_wakes_nobody_if_there_is_nothing_to_do(worker):
+    worker.serve_actor()
+    for number in range(1, 4):
+        worker.finish(begin(worker, number))
+        worker.execution.call_ended(2)
+        assert worker.ears.woken == 0
+
+
+def test_the_end_of_a_call_wakes_who_waits_for_room(worker):
+    worker.serve_actor()
+    first, second = begin(worker, 1), begin(worker, 2)
+    worker.call(3)
+    worker.ears.woken = 0
+    worker.execution.call_ended(2)
+    assert worker.ears.woken == 0  # there is no room yet
+    worker.finish(first)
+    worker.execution.call_ended(2)
+    assert worker.ears.woken == 1
+    worker.finish(second)
+
+
+def test_the_end_of_the_last_call_wakes_who_asked_for_it(worker):
+    worker.serve_actor()
+    first, second = begin(worker, 1), begin(worker, 2)
+    worker.execution.last_end_wakes = True
+    worker.finish(first)
+    worker.execution.call_ended(2)
+    assert worker.ears.woken == 0
+    worker.finish(second)
+    worker.execution.call_ended(2)
+    assert worker.ears.woken == 1
+
+
+@pytest.mark.parametrize("end", ["the last handle is gone", "the actor ends"])
+def test_the_end_of_the_last_call_wakes_who_has_to_end_the_actor(worker, end):
+    worker.serve_actor()
+    task = begin(worker, 1)
+    if end == "the actor ends":
+        worker.execution.end_actor("enough")
+    else:
+        worker.core.receive(BROKER, m.ActorStop(ACTOR), 0.0)
+    worker.finish(task)
+    worker.ears.woken = 0
+    worker.execution.call_ended(2)
+    assert worker.ears.woken == 1
+    assert worker.execution.take() is None
+    assert worker.execution.leaving
+
+
 # ------------------------------------------------------------------ leaving
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from zray.exceptions import OutOfDiskError, SystemFailure
 from zray.store import SegmentMissing, Store, segments
 from zray.store import maps as maps_module
 from zray.store.ledger import Place, segment_bytes
+from zray.store.pins import Pins
 from zray.store.spill import turn_to_spill
 from zray.store.writing import Patience
 
@@ -267,6 +269,43 @@ def test_segments_that_another_process_has_taken_are_skipped(store):
     mine = put(store, 3, b"c" * MIB)
     assert (store.read(theirs), store.read(mine)) == (b"b" * MIB, b"c" * MIB)
     other.close()
+
+
+def test_remembered_segments_that_are_gone_cost_few_looks_and_no_claims(store, monkeypatch):
+    """Two processes that remember the same segments: what one has taken, the other asks for in vain."""
+    n_segments = 40
+    identifiers = [put(store, number, b"a" * 1000) for number in range(n_segments)]
+    other = Store.open(store.path)
+    other.free(identifiers)  # by a process that has no maps, and remembers none
+    monkeypatch.setattr(store._segments, "_seen", {})
+    first = store.begin(1000)  # it has seen all now
+    for number in range(n_segments - 2):
+        put(other, 100 + number, b"b" * 1000)
+    look, claim = Mock(wraps=store._segments._claim_free), Mock(wraps=store._pins.claim)
+    monkeypatch.setattr(store._segments, "_claim_free", look)
+    monkeypatch.setattr(store._pins, "claim", claim)
+    second = store.begin(1000)
+    assert look.call_count <= segments._MAX_MISSES + 2  # one of those that are left is being filled
+    assert claim.call_count <= 2
+    assert store.usage().used == n_segments * segment_bytes(1000)
+    for writing in (first, second):
+        writing.give_up()
+    other.close()
+
+
+def test_processes_that_have_seen_the_same_segments_begin_at_different_ones(store):
+    store.free([put(store, number, b"a" * 1000) for number in range(8)])
+    (class_directory,) = Path(store.path, "free").iterdir()
+    taken = set()
+    for start in range(8):
+        pins = Pins(f"{store.path}/pins")
+        at_start = segments.Segments(store.path, store.spill_dir, pins, (), Mock(return_value=start))
+        with store._changing as ledger:
+            draft = at_start.take_free(ledger, int(class_directory.name))
+        assert draft is not None
+        taken.add(draft.inode)
+        pins.close()
+    assert len(taken) == 8
 
 
 def test_the_number_of_remembered_free_segments_is_bounded(store):

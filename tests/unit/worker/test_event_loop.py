@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import os
 import queue
 import threading
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -26,8 +28,8 @@ class Worker:
 
     def start(self, name):
         self.running.add(name)
-        task: Any = SimpleNamespace(task_id=name)
-        options: Any = SimpleNamespace(of=name)
+        task: Any = SimpleNamespace(task_id=name, producer=None)
+        options: Any = SimpleNamespace(of=name, timeout_s=0.0)
         self.loop.start(task, options)
 
     def hold_loop(self):
@@ -58,6 +60,9 @@ class Worker:
 
     def method(self, options):
         return asyncio.Event().wait
+
+    def is_timed_out(self, task):
+        return False
 
     def end_call(self, task, options, value, error):
         raise AssertionError(error)
@@ -134,6 +139,86 @@ def test_the_answer_is_sent(worker):
     worker.begun.get(timeout=10)
     assert worker.flushed
     assert worker.loop._running.keys() == {b"b"}
+
+
+def ends_at_once(worker):
+    """Makes the calls of a worker end as they begin. Returns what happens on the loop, and a queue that tells."""
+    seen: list[Any] = []
+    done: queue.Queue[None] = queue.Queue()
+
+    def method(options):
+        worker.loop._loop.call_soon(seen.append, "another turn")
+        worker.loop._loop.call_soon(lambda: worker.loop._loop.call_soon(done.put, None))
+        return lambda: options.of
+
+    worker.method = method
+    worker.end_call = lambda task, options, value, error: value
+    worker.flush = lambda ended: seen.append(list(ended))
+    return seen, done
+
+
+def test_a_call_that_is_alone_is_answered_in_the_turn_in_which_it_ends(worker):
+    seen, done = ends_at_once(worker)
+    worker.start(b"a")
+    done.get(timeout=10)
+    assert seen == [[b"a"], "another turn"]
+    worker.running.clear()
+
+
+def test_calls_that_end_together_are_answered_together(worker):
+    seen, done = ends_at_once(worker)
+    held = worker.hold_loop()
+    for name in (b"a", b"b", b"c"):
+        worker.start(name)
+    held.set()
+    for _ in range(3):
+        done.get(timeout=10)
+    assert [each for each in seen if each != "another turn"] == [[b"a", b"b", b"c"]]
+    worker.running.clear()
+
+
+def test_a_call_that_ends_while_another_runs_is_answered(worker):
+    seen, done = ends_at_once(worker)
+    method = worker.method
+    worker.method = lambda options: asyncio.Event().wait if options.of == b"a" else method(options)
+    worker.start(b"a")
+    worker.start(b"b")
+    done.get(timeout=10)
+    assert [b"b"] in seen
+    worker.running.discard(b"b")
+
+
+def test_a_call_runs_in_the_context_of_who_started_it(worker):
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: queue.Queue[str] = queue.Queue()
+    worker.method = lambda options: lambda: seen.put(variable.get())
+    worker.end_call = lambda task, options, value, error: None
+    for value in ("first", "second"):
+        variable.set(value)
+        worker.start(value.encode())
+        assert seen.get(timeout=10) == value
+    worker.running.clear()
+
+
+def test_a_call_that_is_cancelled_before_the_loop_has_seen_it(worker):
+    """What is started and what is cancelled reach the loop by different ways."""
+    for number in range(100):
+        name = b"%d" % number
+        worker.start(name)
+        worker.loop.cancel(name)
+        assert worker.answers.get(timeout=10) == name
+    assert not worker.running
+
+
+def test_calls_that_are_started_together_wake_the_loop_once(worker, monkeypatch):
+    wake = Mock(wraps=os.eventfd_write)
+    monkeypatch.setattr(os, "eventfd_write", wake)
+    held = worker.hold_loop()
+    for name in (b"a", b"b", b"c"):
+        worker.start(name)
+    held.set()
+    assert {worker.begun.get(timeout=10) for _ in range(3)} == {b"a", b"b", b"c"}
+    assert wake.call_count == 1
 
 
 def test_waiting_for_arguments_does_not_block_other_calls(worker):

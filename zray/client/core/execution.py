@@ -147,6 +147,7 @@ class Execution:
         self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; empty: all
         self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
         self.idle: Listener | None = None  # woken when there may be something to take
+        self.last_end_wakes = False  # the end of the last running call wakes it, too
         self._asked: set[bytes] = set()  # functions that were requested from the broker
         self._running: dict[bytes, Assignment] = {}
         self._seen_at: dict[bytes, float] = {}  # by task: when it was first seen running
@@ -535,6 +536,18 @@ class Execution:
 
     def on_job(self, message: JobConfig) -> None:
         self.job = message
+
+    def call_ended(self, most: int) -> None:
+        """Wakes the thread that waits for work, if there is something that it waits for.
+
+        ``most``: the number of calls that may run at once. The end of the last running call alone is not enough: in a
+        loop of short calls each is the last one, and the thread would be woken for each, to find nothing.
+        """
+        if self.running >= most:
+            return
+        none_runs = not self._running
+        if self.queued or self.leaving or (none_runs and (self._stopping or self.last_end_wakes)):
+            self._wake()
 
     def _wake(self) -> None:
         if self.idle is not None:

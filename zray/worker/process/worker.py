@@ -190,8 +190,11 @@ class Worker:
                 return None
             waiter = execution.idle = Waiter(shell)
             shell.enter(waiter)
-        if execution.running or not shell.wait(waiter, IDLE_TITLE_S):
-            if not execution.running:
+            execution.last_end_wakes = self._pool is not None
+        if not shell.wait(waiter, IDLE_TITLE_S):
+            with shell.lock:
+                execution.last_end_wakes = calls_run = execution.running > 0
+            if not calls_run:
                 self._show_idle()
             shell.wait(waiter, 0.1 if execution.leaving else None)
         execution.idle = None
@@ -265,7 +268,7 @@ class Worker:
             self._execution.finish_cancelled(task)
             if self._pool is not None:
                 self._shell.submitted()
-                self._wake_if_there_is_room()
+                self._execution.call_ended(self._concurrency)
         task.keep.clear()
         self._shell.settle()
 
@@ -393,7 +396,7 @@ class Worker:
                 self._execution.leave(f"max_calls of {options.name}")
             if self._pool is not None:
                 self._shell.submitted()
-                self._wake_if_there_is_room()
+                self._execution.call_ended(self._concurrency)
             elif task.kind != CONSTRUCTOR and time.monotonic() - self._shell.last_flush < FLUSH_S:
                 self._taken = self._execution.take()  # here, since to enter the section again takes as long
         task.keep.clear()  # pinned by now if needed; the assignment itself may stay until the next one
@@ -423,15 +426,6 @@ class Worker:
             f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
         )
         return encode_failure("ActorDiedError", text, self._execution.actor_id, in_constructor=True)
-
-    def _wake_if_there_is_room(self) -> None:
-        """Wakes the main thread if it may take more calls, or has nothing left to wait for."""
-        execution = self._execution
-        idle = execution.idle
-        if idle is None or execution.running >= self._concurrency:
-            return
-        if execution.queued or execution.leaving or not execution.running:
-            idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
         if has_type(error, SystemExit) and self._leaves(task.task_id, error):
@@ -609,9 +603,12 @@ class Worker:
                 if self._execution.is_running(task.task_id):
                     self._execution.finish(task, returns, retryable, run_us)
             self._shell.turn(looks=False)  # the main thread waits
-            self._wake_if_there_is_room()
+            self._execution.call_ended(self._concurrency)
         for task, *_ in ended:
             task.keep.clear()
+        if self._core.dropped:  # the main thread, which would count them, may not wake for long
+            with self._shell.lock:
+                self._shell.collect()
         self._shell.settle()
 
 
