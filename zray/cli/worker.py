@@ -13,6 +13,7 @@ from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.logs.process_log import HOST_LOG, start_log
+from zray.memory.forks import prepare_for_forks
 from zray.protocol import rows
 from zray.sessions.directories import (
     SessionPaths,
@@ -152,6 +153,7 @@ def _serve(
     rows.prepare()
     if config.optimizes(WARM_UP):
         warm_up()
+    prepare_for_forks(config.disabled_optimizations)
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
     # After the zygote: its children have no log.
     start_log(config.log_level or "INFO", f"{paths.logs}/{HOST_LOG}", to_stderr=True)

@@ -12,12 +12,12 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "tune-malloc", "warm-up")
+OPTIMIZATIONS = ("bare-fork", "fill-holes", "fill-malloc", "freeze-heap", "tune-malloc", "warm-up")
 """Optimizations that depend on internals of CPython or of the C library, and can be switched off.
 
 ``docs/architecture.md`` says what each one gains and where it is.
 """
-BARE_FORK, FILL_HOLES, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
+BARE_FORK, FILL_HOLES, FILL_MALLOC, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
 AUTO, ON, OFF = PIN_CPUS = ("auto", "on", "off")
 """The values of the setting ``pin_cpus``."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -147,8 +147,8 @@ class Config:
     disabled_optimizations: list[str] = dataclasses.field(default_factory=list)
     """Optimizations to switch off, as they depend on internals of CPython or of the C library.
 
-    Names separated by commas, of bare-fork, fill-holes, freeze-heap, tune-malloc and warm-up, or "all". Without them
-    processes use more memory.
+    Names separated by commas, of bare-fork, fill-holes, fill-malloc, freeze-heap, tune-malloc and warm-up, or
+    "all". Without them processes use more memory.
     """
 
     def optimizes(self, name: str) -> bool:

@@ -16,12 +16,11 @@ import sys
 from typing import Any
 
 from zray.broker.shell import run_broker
-from zray.config import FREEZE_HEAP, TUNE_MALLOC, WARM_UP, Config
+from zray.config import WARM_UP, Config
 from zray.exceptions import ZrayError
 from zray.local_cluster.settings import Settings
 from zray.logs.process_log import BROKER_LOG, HOST_LOG, start_log
-from zray.memory.heap import freeze_heap
-from zray.memory.malloc import give_back
+from zray.memory.forks import prepare_for_forks
 from zray.protocol import rows
 from zray.sessions.directories import SessionPaths
 from zray.sessions.lock import SessionLock
@@ -47,10 +46,7 @@ def main() -> int:
     rows.prepare()
     if config.optimizes(WARM_UP):
         warm_up()
-    if config.optimizes(FREEZE_HEAP):  # before the forks
-        freeze_heap()
-    if config.optimizes(TUNE_MALLOC):
-        give_back()
+    prepare_for_forks(config.disabled_optimizations)
     watched = [0]  # closes when the driver ends
     broker = 0
     if not settings.broker:

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from zray.worker.process import warm_up
+
 PROGRAM = """
 import os, signal, sys
 from zray.client import session
@@ -52,3 +56,14 @@ def test_a_failure_is_logged_at_level_debug_and_leaves_nothing_behind():
     assert (done.returncode, done.stderr) == (0, "")
     told = "DEBUG zray.optimizations: warm-up is left out: it has failed: LookupError('a fault')"
     assert told in done.stdout.splitlines() and "Traceback" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["_clear_internal_caches", "_clear_type_cache", ""])
+def test_the_interpreters_cache_is_cleared_where_it_can_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[str] = []
+    for each in ("_clear_internal_caches", "_clear_type_cache"):
+        monkeypatch.delattr(sys, each, raising=False)
+    if name:
+        monkeypatch.setattr(sys, name, lambda: cleared.append(name), raising=False)
+    warm_up._clear_caches_of_types()
+    assert cleared == ([name] if name else [])

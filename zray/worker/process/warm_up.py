@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ def warm_up() -> None:
     Raises nothing: if it fails, workers only use more memory.
     """
     threads = _threads()
+    _clear_caches_of_types()
     try:
         _play()
     except Exception as error:
@@ -70,6 +72,16 @@ def warm_up() -> None:
     until = time.monotonic() + LAST_THREAD_S
     while _threads() > threads and time.monotonic() < until:
         time.sleep(0.0001)
+
+
+def _clear_caches_of_types() -> None:
+    """Empties the interpreter's cache of types' attributes, where it can be asked to.
+
+    An entry holds its attribute's name. So an entry that replaces one from an import, in a worker, writes to two names.
+    """
+    clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)  # the first: 3.13
+    if clear is not None:
+        clear()
 
 
 def _threads() -> int:
