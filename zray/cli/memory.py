@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from zray._private.internal_api import GROUP_KEYS, SORT_KEYS, UNITS, memory_summary
 from zray.exceptions import ZrayError
 from zray.util.state.exception import RayStateApiException
+from zray.util.state.memory import GROUP_KEYS, SORT_KEYS, UNITS, memory_summary
 
 
 @click.command(short_help="List references to objects, and what holds them.")
