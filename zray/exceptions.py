@@ -71,13 +71,15 @@ class TaskError(ZrayError):
 
         In a chain of TaskErrors (a task raised again the error of another task) the innermost cause counts. Returns the
         plain error itself if there is no cause, if its type cannot be combined (a final type, or one whose attributes
-        clash), if the type adds nothing (ZrayError), and for SystemExit and KeyboardInterrupt, which would end the
-        caller's process.
+        clash), if the type adds nothing (a ``TaskError`` is an ``Exception`` already, and a ``ZrayError``), and for
+        SystemExit and KeyboardInterrupt, which would end the caller's process.
         """
         cause = self.cause
         while has_type(cause, TaskError):
             cause = cause.cause  # type: ignore[union-attr]  # a TaskError has one
-        if cause is None or type(cause) is ZrayError or has_type(cause, SystemExit, KeyboardInterrupt):
+        if cause is None or has_type(cause, SystemExit, KeyboardInterrupt):
+            return self
+        if any(type(cause) is base for base in TaskError.__mro__):  # ``issubclass`` may be the user's code
             return self
         try:
             args, state = exception_parts(cause)

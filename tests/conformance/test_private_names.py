@@ -98,7 +98,7 @@ def test_tables_of_nodes_and_actors(ray, module_of):
         "ALIVE",
         "shown in the table",
         pid,
-        "Shown",
+        "test_tables_of_nodes_and_actors.<locals>.Shown",
     )
     assert row["Address"]["NodeID"] == node_id
     assert ray.get_runtime_context().get_job_id() in {job["JobID"] for job in state.jobs()}

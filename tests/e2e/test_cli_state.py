@@ -1,4 +1,4 @@
-"""``zray list``, ``get`` and ``summary`` show the records of a cluster."""
+"""``zray list``, ``get``, ``summary`` and ``memory`` show the records of a cluster; ``health-check`` asks for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Known:
 
 actor = Known.options(name='known').remote()
 ray.get(actor.ping.remote())
-print('up', actor._actor_id.hex())
+kept = ray.put(bytes(1 << 20))
+print('up', actor._actor_id.hex(), kept.hex())
 sys.stdin.read()
 """
 
@@ -52,3 +53,26 @@ def test_what_cannot_be_shown(sandbox):
         assert "needed: KEY=VALUE" in zray("list", "actors", "--filter", "state").stderr
         failed = zray("list", "actors", "--filter", "no_such_field=1")
         assert failed.returncode == 1 and "no_such_field" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_the_references_of_a_cluster(sandbox):
+    with driver(PROGRAM) as program:
+        kept = program.expect("up").split()[2]
+        listed = zray("memory", "--units", "kb", "--sort-by", "PID")
+        assert listed.returncode == 0, listed.stderr
+        (line,) = (line for line in listed.stdout.splitlines() if line.endswith(kept))
+        assert "LOCAL_REFERENCE" in line and " KB " in line
+        counts = zray("memory", "--stats-only").stdout
+        assert kept not in counts and "objects" in counts
+    failed = zray("memory")
+    assert failed.returncode == 1 and "there is no cluster to ask" in failed.stderr
+    assert zray("memory", "--sort-by", "AGE").returncode == 2
+
+
+def test_whether_a_cluster_answers(sandbox):
+    with driver(PROGRAM) as program:
+        program.expect("up")
+        healthy = zray("health-check")
+        assert healthy.returncode == 0, healthy.stderr
+    failed = zray("health-check")
+    assert failed.returncode == 1 and "no cluster of yours runs" in failed.stderr

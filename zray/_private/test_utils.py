@@ -36,6 +36,7 @@ __all__ = [
     "SignalActor",
     "async_wait_for_condition",
     "chdir",
+    "check_call_ray",
     "check_call_subprocess",
     "client_test_enabled",
     "format_web_url",
@@ -96,21 +97,29 @@ def run_string_as_driver_stdout_stderr(
     return done.stdout.decode(encode), done.stderr.decode(encode)
 
 
-def check_call_subprocess(argv: Sequence[str], capture_stdout: bool = False, capture_stderr: bool = False) -> Any:
-    """Runs a command, and returns what is to be captured of its output, as bytes; a tuple if both are.
+def check_call_subprocess(argv: Sequence[str], capture_stdout: bool = False, capture_stderr: bool = False) -> bytes:
+    """Runs a command, and returns what is to be captured of its output: stderr within stdout if both are.
 
     Raises:
         subprocess.CalledProcessError: it ended with another exit code than 0.
     """
+    stderr = subprocess.STDOUT if capture_stdout else subprocess.PIPE
     done = subprocess.run(
         argv,
         stdout=subprocess.PIPE if capture_stdout else None,
-        stderr=subprocess.PIPE if capture_stderr else None,
+        stderr=stderr if capture_stderr else None,
         check=True,
     )
-    if capture_stdout and capture_stderr:
-        return done.stdout, done.stderr
-    return done.stdout if capture_stdout else done.stderr
+    return (done.stdout or b"") + (done.stderr or b"")
+
+
+def check_call_ray(args: Sequence[str], capture_stdout: bool = False, capture_stderr: bool = False) -> None:
+    """Runs the command ``ray`` with ``args``, and discards what is to be captured of its output.
+
+    Raises:
+        subprocess.CalledProcessError: it ended with another exit code than 0.
+    """
+    check_call_subprocess(["ray", *args], capture_stdout, capture_stderr)
 
 
 def wait_for_pid_to_exit(pid: int, timeout: float = 20) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "is_initialized",
     "kill",
     "nodes",
+    "pickle",
     "put",
     "remote",
     "shutdown",
@@ -234,6 +235,9 @@ class Worker:
         """The runtime environment of the running code."""
         return zray.get_runtime_context().runtime_env
 
+
+pickle = zray.cloudpickle
+"""The library with which values are pickled."""
 
 global_worker = Worker()
 """This process."""

@@ -144,6 +144,7 @@ class ActorMeta:
         self.attributes = attributes
         self.most_untaken = most_untaken
         self.groups = groups
+        self.qualified_name = class_name  # the class's ``__qualname__`` where the class is known
         self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
         self._call_options: dict[str, CallOptions] = {}
@@ -188,6 +189,7 @@ class ActorMeta:
         for method in methods.values():
             meta.check_group(method.group, f"@zray.method of {kind.__name__}.{method.name}")
         parameters = _parameters(kind, skip_first=False)
+        meta.qualified_name = kind.__qualname__
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
         meta.has_coroutines = has_coroutines
         return meta

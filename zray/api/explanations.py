@@ -335,7 +335,7 @@ def _of_actor(session: Session, actor_id: bytes, class_name: str) -> Explanation
             "UNKNOWN",
             why="the broker has no record of it: it is being announced, or it ended long ago",
         )
-    what = f"actor {record.class_name}{f' {record.name!r}' if record.name else ''}"
+    what = f"actor {record.class_name.rpartition('.')[2]}{f' {record.name!r}' if record.name else ''}"
     if record.restarts:
         what += f" (restarted {record.restarts} time{'s' if record.restarts > 1 else ''})"
     if record.state == "DEAD":

@@ -262,7 +262,7 @@ class ClusterRuntime:
         )
         placement, running, captures = self._places_of(options, environment_id, meta.class_name)
         spec = ActorSpec(
-            class_name=meta.class_name,
+            class_name=meta.qualified_name,
             name=options.name or "",
             namespace=options.namespace or session.namespace,
             detached=detached,

@@ -351,4 +351,4 @@ class Actor:
     def label(self) -> str:
         """The actor's name in messages: its class and, if it has one, its name."""
         spec = self.spec
-        return f"{spec.class_name} '{spec.name}'" if spec.name else spec.class_name
+        return f"{spec.short_name} '{spec.name}'" if spec.name else spec.short_name

@@ -100,6 +100,28 @@ def status(address: str, keys: str | None, insecure: bool, verbose: bool, as_jso
     show_lines(render(found, target, on), on)
 
 
+@click.command("health-check", short_help="Ask whether a cluster's broker answers.")
+@click.option("--address", default="", metavar="ADDRESS", help="The broker's address. Default: as for zray.init().")
+@click.option("--keys", metavar="DIR", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
+@click.option("--insecure", is_flag=True, help="Ask a broker on TCP that was started with --insecure.")
+@click.option("--component", hidden=True, help="Ray's. There is one broker.")
+@click.option("--skip-version-check", is_flag=True, hidden=True, help="Ray's.")
+def health_check(
+    address: str, keys: str | None, insecure: bool, component: str | None, skip_version_check: bool
+) -> None:
+    """Ask whether the broker answers: the exit code is 0 if it does, and 1 if not.
+
+    Without --address, each cluster of yours on this machine is asked, and all have to answer.
+    """
+    try:
+        config = from_environment(keys=keys)
+        for target in _targets(address or config.address, config):
+            ask(target, config, insecure)
+    except ZrayError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
 def _targets(address: str, config: Config) -> list[str]:
     """Returns the addresses that may be meant."""
     if address not in ("", "auto", "local"):

@@ -147,6 +147,7 @@ class ActorSpec(NamedTuple):
     """
 
     class_name: str
+    """The qualified name, such as ``make.<locals>.Counter``."""
     name: str
     """Empty if it has no name."""
     namespace: str
@@ -170,6 +171,11 @@ class ActorSpec(NamedTuple):
     """What handles need to know of its class: ``zray.api.actor_meta.ActorMeta``, packed."""
     groups: dict[str, int] = {}
     """Its concurrency groups: how many calls of each run at the same time, besides ``max_concurrency`` others."""
+
+    @property
+    def short_name(self) -> str:
+        """The name of the class, without what it is defined in."""
+        return self.class_name.rpartition(".")[2]
 
 
 class Selector(NamedTuple):

@@ -112,7 +112,7 @@ class ActorTable:
         identifiers. ``request``, ``get_if_exists``: see ``ActorCreate``.
         """
         actor_id = task.task_id
-        view = self.view(actor_id, spec.ordered, spec.max_concurrency, spec.class_name, spec.groups)
+        view = self.view(actor_id, spec.ordered, spec.max_concurrency, spec.short_name, spec.groups)
         view.creation = Creation(spec, task, request, get_if_exists)
         if spec.handle:
             self._handle_of[spec.handle] = actor_id

@@ -221,7 +221,7 @@ class Execution:
 
     def about_running(self, now: float, most: int) -> list[RunningCall]:
         """Describes at most ``most`` of the running tasks and calls."""
-        class_name = self.actor_spec.class_name if self.actor_spec is not None else ""
+        class_name = self.actor_spec.short_name if self.actor_spec is not None else ""
         rows = []
         for task_id, task in itertools.islice(self._running.items(), most):
             name = name_in(task.payload.options)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from zray.system.processes.ends import await_end, describe_exit
 from zray.system.processes.grants import control_groups, cpu_count, integers, memory_limit_bytes
-from zray.system.processes.kernel import set_child_subreaper, set_dumpable, set_parent_death_signal
+from zray.system.processes.kernel import prefer_in_oom, set_child_subreaper, set_dumpable, set_parent_death_signal
 from zray.system.processes.killing import (
     SESSION_VARIABLE,
     TRACKER_GRACE_S,
@@ -60,6 +60,7 @@ __all__ = [
     "memory_limit_bytes",
     "memory_of",
     "past_standard",
+    "prefer_in_oom",
     "process_start_time",
     "processes_of_session",
     "raise_descriptor_limit",

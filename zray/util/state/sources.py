@@ -356,7 +356,7 @@ def _construction(actor: q.ActorRecord, worker: q.WorkerRecord | None) -> TaskSt
         "PENDING_CREATION": "RUNNING" if worker is not None else "PENDING_NODE_ASSIGNMENT",
     }
     failed = actor.state == "DEAD" and not actor.constructed
-    function = f"{actor.class_name}.__init__"
+    function = f"{actor.class_name.rpartition('.')[2]}.__init__"
     return TaskState(
         task_id=actor.actor_id.hex(),
         attempt_number=0,

@@ -191,7 +191,7 @@ class EventLoop:
                 calls.begin_limited(task, options)
             value = calls.method(options)(*args, **kwargs)
             del args, kwargs
-            if inspect.isawaitable(value):
+            if isinstance(value, Coroutine) or asyncio.isfuture(value):  # a plain method may return a reference
                 value = await value
             if task.producer is not None:
                 value = await calls.streamer.run_on_loop(task, options, value)

@@ -32,7 +32,7 @@ def main() -> None:
     payload = os.pread(given, os.fstat(given).st_size, 0)
     os.close(given)
 
-    from zray.system.processes import set_title
+    from zray.system.processes import prefer_in_oom, set_title
     from zray.system.streams import show_fatal_errors
     from zray.worker.host.zygote.streams import make_standard_streams
     from zray.worker.process.main import worker_main
@@ -40,6 +40,7 @@ def main() -> None:
     make_standard_streams()
     show_fatal_errors()
     set_title("zray::IDLE")
+    prefer_in_oom()
     worker_main(payload, fds)
 
 

@@ -158,7 +158,7 @@ class Worker:
     def _options_of(self, task: Assignment) -> CallOptions | None:
         """Returns the options of a piece of work, or None if it is malformed; its sender is told."""
         if task.actor_start is not None:
-            self._actor_class = task.actor_start.spec.class_name
+            self._actor_class = task.actor_start.spec.short_name
         fault = task.fault
         if not fault:
             try:
@@ -208,6 +208,7 @@ class Worker:
         return grown >= WORTH_KEEPING_BYTES or threading.active_count() > 1
 
     def _show_idle(self) -> None:
+        flush_streams()  # a line without an end, which the last task has printed
         self._environment.show_title(self._actor_class or "IDLE")
 
     def _on_standby(self) -> None:

@@ -231,6 +231,7 @@ class Zygote:
         processes.set_parent_death_signal(signal.SIGKILL, self._pid)
         os.setpgid(0, 0)  # its group is how its children are found later
         processes.set_title("zray::IDLE")
+        processes.prefer_in_oom()
 
     def _run_request(self, request: Request) -> int:
         """Serves a request and returns the exit code."""
