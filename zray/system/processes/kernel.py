@@ -1,4 +1,4 @@
-"""What the kernel is told of this process: whom it outlives, adopts and lets look into it, and whether it goes first."""
+"""What the kernel is told of this process: whom it outlives, adopts and lets look into it, and when it goes first."""
 
 from __future__ import annotations
 
