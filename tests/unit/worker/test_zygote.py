@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import errno
 import os
 import secrets
@@ -93,6 +94,7 @@ Start = Callable[..., Harness]
 @pytest.fixture(params=[(), OPTIMIZATIONS], ids=["optimized", "plain"])
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Starts a zygote, once with all of the optimizations and once with none of them."""
+    gc.unfreeze()  # another test may have called code that freezes what is there, as mypy does
     with contextlib.ExitStack() as stack:
 
         def begin(child_main: Callable[[bytes, list[int]], None], pool_size: int = 0) -> Harness:
