@@ -111,7 +111,7 @@ class Notices:
     def worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         """A worker is dead, but its record still has its tasks. ``culprit``: as in ``BrokerCore._worker_gone``."""
         known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # other lines have said so
-        level = DEBUG if known and not (worker.outstanding or worker.lease) else WARNING
+        level = DEBUG if known and not worker.outstanding else WARNING
         name = f"worker {worker.worker_id.hex()}"
         self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
         for envelope in itertools.islice(worker.outstanding.values(), MAX_TASKS):

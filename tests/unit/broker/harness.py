@@ -9,7 +9,7 @@ from zray.broker.core import BrokerCore
 from zray.broker.records import Envelope
 from zray.broker.resources import HEAD, UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
-from zray.logs.line import LogLine
+from zray.logs.line import WARNING, LogLine
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
@@ -48,6 +48,7 @@ class BrokerHarness:
         self._of_hosts = HostInfo(idle_timeout_s=idle_timeout_s, pins_cpus=pins_cpus)
         self.mail: dict[bytes, list[Any]] = {}
         self.log: list[str] = []
+        self.warnings: list[str] = []  # those of its lines that are at least warnings
         self._tasks = itertools.count(1)
 
     # ------------------------------------------------------------------ turns
@@ -57,7 +58,9 @@ class BrokerHarness:
         self.core.schedule(self.now)
         self.core.check()
         output = self.core.take_output()
-        self.log.extend(effect.text for effect in output.effects if isinstance(effect, LogLine))
+        lines = [effect for effect in output.effects if isinstance(effect, LogLine)]
+        self.log.extend(line.text for line in lines)
+        self.warnings.extend(line.text for line in lines if line.level >= WARNING)
         for dest, messages in output.sends.items():
             self.mail.setdefault(dest, []).extend(map(through_the_wire, messages))
 

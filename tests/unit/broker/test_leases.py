@@ -372,6 +372,7 @@ def test_the_driver_dies(stage: Stage) -> None:
     assert worker in stage.kills()
     stage.broker.say(worker, m.LeaseLeft(stage.lease, True))
     stage.broker.kill(worker)
+    assert not stage.broker.warnings
 
 
 def owner_in_a_worker(stage: Stage) -> bytes:
