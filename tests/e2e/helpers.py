@@ -57,6 +57,27 @@ def current_session() -> Session:
     return session
 
 
+def break_lanes() -> None:
+    """Ends the connections of all lanes of this process, as nothing in zray would."""
+    from socket import SHUT_RDWR
+
+    session = current_session()
+    with session.shell.lock:
+        assert session.shell._lanes is not None
+        for connection in session.shell._lanes._sockets._by_fd.values():
+            connection.socket.shutdown(SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def store_of(session: Session) -> Store:
     """Returns the store of the session's host."""
     store = session.stores.of(session.stores.find_home())

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +15,7 @@ import pytest
 
 from zray.client.core.lanes import LANE_AFTER
 
-from .helpers import Sandbox, alive, current_session, driver, error_of, eventually
+from .helpers import Sandbox, alive, break_lanes, current_session, driver, error_of, eventually, stopped
 
 
 def make_recorder(ray: ModuleType, **options: Any) -> Any:
@@ -64,27 +61,8 @@ def open_lane(ray: ModuleType, actor: Any) -> None:
     eventually(has_lanes)
 
 
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process stands still."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def listening(sandbox: Sandbox) -> list[Path]:
     return [path for path in sandbox.sockets() if path.name.startswith("lane-")]
-
-
-def break_lanes() -> None:
-    """Ends the connections of all lanes of this process, as nothing in zray would."""
-    session = current_session()
-    with session.shell.lock:
-        assert session.shell._lanes is not None
-        for connection in session.shell._lanes._sockets._by_fd.values():
-            connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 def test_calls_do_without_the_broker(ray: ModuleType, sandbox: Sandbox) -> None:

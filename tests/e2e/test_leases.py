@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +15,7 @@ import pytest
 import zray
 from zray.client.core.leases import LEASE_AFTER
 
-from .helpers import Sandbox, alive, cli, current_session, driver, error_of, eventually
+from .helpers import Sandbox, alive, break_lanes, cli, current_session, driver, error_of, eventually, stopped
 
 ENOUGH = LEASE_AFTER + 4
 """Tasks one after the other until there is a lease: a few more while the lane is opened."""
@@ -46,16 +43,6 @@ def make_pid(ray: ModuleType, **options: Any) -> Any:
         return os.getpid()
 
     return ray.remote(**options)(pid) if options else ray.remote(pid)
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process stands still."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -272,15 +259,6 @@ def test_a_broken_lane_loses_nothing(ray: ModuleType) -> None:
         if number % 50 == 25:
             break_lanes()
         assert ray.get(same.remote(number), timeout=10) == number
-
-
-def break_lanes() -> None:
-    """Ends the connections of all lanes of this process, as nothing in zray would."""
-    session = current_session()
-    with session.shell.lock:
-        assert session.shell._lanes is not None
-        for connection in session.shell._lanes._sockets._by_fd.values():
-            connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("moment", ["between tasks", "in a task"])
