@@ -30,6 +30,13 @@ MAX_ESTIMATES = 10_000
 MIN_ESTIMATE_US = 5
 
 
+def take_off(worker: Worker, envelope: Envelope) -> None:
+    """Takes an envelope off a worker, which has finished it or has handed it back."""
+    del worker.outstanding[envelope.task_id]
+    worker.load_us -= envelope.estimate_us
+    worker.overdue = False
+
+
 class Dispatch:
     """Estimates of run times, and the envelopes that workers have (``Worker.outstanding``).
 
@@ -123,9 +130,7 @@ class Dispatch:
 
     def finished(self, worker: Worker, envelope: Envelope) -> None:
         """A worker has finished an envelope, or has handed it back."""
-        del worker.outstanding[envelope.task_id]
-        worker.load_us -= envelope.estimate_us
-        worker.overdue = False
+        take_off(worker, envelope)
         if worker.outstanding:
             if worker.share is not None:
                 self._grants.refillable.setdefault(worker.share, {})[worker.worker_id] = worker

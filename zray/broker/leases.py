@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from zray.broker.dispatch import take_off
 from zray.broker.lines import Waiting
 from zray.broker.memory import OUT_OF_MEMORY, Stop
 from zray.broker.places import Places
@@ -60,9 +61,6 @@ class Leases:
         self._clock = clock
         self._leased: dict[bytes, Worker] = {}
 
-    def __len__(self) -> int:
-        return len(self._leased)
-
     def of(self, owner: bytes) -> list[Worker]:
         """The workers that a process has leased."""
         return [worker for worker in self._leased.values() if worker.lease is not None and worker.lease.owner == owner]
@@ -76,9 +74,7 @@ class Leases:
         It is called before the outcome is sent. The owner must have that first, so ``tell`` follows.
         """
         if self._may_begin(worker, envelope):
-            del worker.outstanding[envelope.task_id]
-            worker.load_us -= envelope.estimate_us
-            worker.overdue = False
+            take_off(worker, envelope)
             worker.enter(LEASED)
             worker.lease = Lease(envelope)
             self._leased[worker.worker_id] = worker

@@ -121,10 +121,6 @@ class LeaseTable:
             and self._tasks.nearest(task.arguments) in (b"", self.host_id)
         )
 
-    def has_lanes(self) -> bool:
-        """Whether this process has a lane to a worker."""
-        return bool(self.lanes)
-
     def lane_broke(self, worker_id: bytes, lane: DirectWay) -> None:
         """The socket of a lane is broken. A task that was sent by it ends as usual, by the broker's way."""
         if self.lanes.get(worker_id) is lane:
@@ -204,8 +200,8 @@ class LeaseTable:
                 self._tasks.sent_back(lease.task)
 
     def _with(self, worker_id: bytes) -> list[Lease]:
-        found = {**{id(lease): lease for lease in self.by_shape.values()}, **{id(x): x for x in self.running.values()}}
-        return [lease for lease in found.values() if lease.worker_id == worker_id]
+        idle = [lease for lease in self.by_shape.values() if lease.task is None]
+        return [lease for lease in (*idle, *self.running.values()) if lease.worker_id == worker_id]
 
     def on_returned(self, worker_id: bytes, message: LeaseReturned) -> None:
         """A worker has sent a task back: its lease is over, or a thread of an earlier task waits in ``get`` there."""

@@ -101,7 +101,7 @@ class QueueRoute:
         near, flags = self._table.nearest(task.arguments), task.flags
         is_alone = window.alone > leases.after and task.shape not in leases.by_shape
         if is_alone and leases.may_take(task, payload):
-            if leases.has_lanes():
+            if leases.lanes:
                 near, flags = leases.host_id, flags | FLAG_LEASE
             else:
                 leases.wants_lane = True

@@ -71,12 +71,12 @@ class Outputs:
 
     def tick(self) -> None:
         """Takes due unfinished lines; to be called every quarter of a second."""
-        for log in set(self._logs.values()):
+        for log in dict.fromkeys(self._logs.values()):  # in the order in which the workers were started
             self.take(log, log.tick)
 
     def read_everything(self) -> None:
         """Empties all pipes, up to a limit, and takes unfinished lines too: the process that asked is about to end."""
-        for log in set(self._logs.values()):
+        for log in dict.fromkeys(self._logs.values()):
             for _ in range(MAX_READS_PER_FLUSH):
                 if not self.take(log, log.read):
                     break
