@@ -20,7 +20,7 @@ from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
 from zray.client.core.streams import FIRST_ITEM, item_id, position_of
 from zray.client.futures import raisable_in_coroutines
-from zray.client.session import Reader
+from zray.client.streams import Reader
 from zray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,

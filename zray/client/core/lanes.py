@@ -22,7 +22,7 @@ How a lane to an actor is opened (for tasks, which have no order, without the st
 Two ways have two orders. One rule restores the order that all else relies on: *a process reads its lanes before it
 handles what the broker has sent*. What a peer has sent by a lane, and before a message that has come here through the
 broker, is then handled first: answers before the actor's death, calls before the release of the actor. The reverse does
-not hold: a call by a lane may overtake what its caller has told the broker (``Session.tell`` waits for that).
+not hold: a call by a lane may overtake what its caller has told the broker (``Questions.tell`` waits for that).
 """
 
 from __future__ import annotations

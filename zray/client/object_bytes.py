@@ -1,0 +1,63 @@
+"""The bytes of stored objects: in a store of this machine, in this driver's memory, or on another machine."""
+
+from __future__ import annotations
+
+from zray.client.checked import CheckedRefs
+from zray.client.remote import RemoteObjects
+from zray.client.shell import ClientShell
+from zray.client.stores import Stores
+from zray.exceptions import SystemFailure
+from zray.protocol.messages import FreeObjects
+from zray.serialization import Serialized
+from zray.system.processes import describe_error
+
+
+class ObjectBytes:
+    """Reads, writes and frees the bytes of objects for one process."""
+
+    def __init__(
+        self, shell: ClientShell, stores: Stores, remote: RemoteObjects, checked: CheckedRefs, process_id: bytes
+    ) -> None:
+        self._shell = shell
+        self._core = shell.core
+        self._stores = stores
+        self._remote = remote
+        self._checked = checked
+        self._process_id = process_id
+
+    def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None = None) -> memoryview:
+        """Returns the bytes of a stored object, on any machine. Raises ObjectLostError, GetTimeoutError."""
+        if host == self._process_id:
+            return memoryview(self._remote.transfers().memory[object_id])
+        data = self._stores.read(host, object_id)
+        return self._remote.read(host, object_id, size, deadline) if data is None else data
+
+    def write(self, host: bytes, object_id: bytes, serialized: Serialized) -> None:
+        """Writes a serialized value into a local store, or into this driver's memory if the machine has no store.
+
+        First frees what is no longer used: the value may need its room.
+        """
+        if host == self._process_id:
+            self._remote.transfers().memory[object_id] = serialized.to_bytes()
+            return
+        self._checked.forget()
+        if self._core.dropped:
+            with self._shell.lock:
+                self._shell.collect()
+            self._shell.settle()
+        try:
+            store = self._stores.of(host)
+        except OSError as error:
+            raise SystemFailure(f"the object store cannot be opened: {describe_error(error)}") from error
+        assert store is not None
+        store.write(object_id, serialized.total_bytes, serialized.write_into)
+
+    def free(self, host: bytes, object_ids: list[bytes]) -> None:
+        """Frees objects of this process. If ``host`` is on another machine, it is asked to."""
+        if host == self._process_id:
+            for object_id in object_ids:
+                self._remote.transfers().memory.pop(object_id, None)
+        elif not self._stores.free(host, object_ids):
+            with self._shell.lock:
+                self._core.send(host, FreeObjects(object_ids))
+                self._shell.submitted()
