@@ -12,7 +12,7 @@ from types import GeneratorType
 from typing import Any, NamedTuple
 
 from zray.client.context import TaskContext
-from zray.client.core.execution import CALL, CONSTRUCTOR, Assignment
+from zray.client.core.assignments import CALL, CONSTRUCTOR, Assignment
 from zray.client.core.payloads import Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.client.core.payloads import Return
 from zray.client.core.producers import Listener, Producer
 from zray.client.core.streams import item_id

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from zray.accelerators import NVIDIA, Family
 from zray.client.context import current_task
+from zray.client.core.assignments import CALL, CONSTRUCTOR, TASK, Assignment
 from zray.client.core.effects import Interrupt, Warn
-from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
 from zray.client.core.payloads import INTERRUPTED, Return
 from zray.client.core.states import ERROR
 from zray.client.core.tasks import TIMED_OUT
