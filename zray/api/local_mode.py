@@ -179,7 +179,7 @@ class LocalRuntime:
             try:
                 value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
                 if inspect.iscoroutine(value):
-                    import asyncio  # large, and few programs need it, see zray.worker.process.worker
+                    import asyncio  # large, and few programs need it, see zray.worker.process.served_actor
 
                     value = asyncio.run(value)
                 if stream is not None:
