@@ -52,6 +52,13 @@ class ObjectBytes:
         assert store is not None
         store.write(object_id, serialized.total_bytes, serialized.write_into)
 
+    def release_dropped(self) -> None:
+        """Releases what the program has dropped: segments of values that are gone, and the references that ``wait`` has
+        returned. Called after each piece of work, and regularly for a process that does not use its stores."""
+        self._checked.forget()  # what a call has dropped must not seem to be held
+        for store in self._stores.opened:  # a call's arguments are free: others may use their room
+            store.settle()
+
     def free(self, host: bytes, object_ids: list[bytes]) -> None:
         """Frees objects of this process. If ``host`` is on another machine, it is asked to."""
         if host == self._process_id:

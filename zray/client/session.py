@@ -108,7 +108,6 @@ class Session:
             self.core.leases.after = math.inf
         self.checked = CheckedRefs()
         self.at_tick = effects.at_tick
-        self.at_tick += (self.stores.settle, self.checked.forget)
         self.shell.on_tick = effects.tick
         advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
@@ -122,6 +121,7 @@ class Session:
         remote = RemoteObjects(self.shell, self.stores, lent)
         self.object_bytes = ObjectBytes(self.shell, self.stores, remote, self.checked, process_id)
         effects.free = self.object_bytes.free
+        self.at_tick.append(self.object_bytes.release_dropped)
         waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable, self._explain)
         self.objects = Objects(
             self.shell,

@@ -55,6 +55,7 @@ from zray.protocol.messages import (
     Reply,
     Result,
 )
+from zray.protocol.peer_messages import TOKEN_BYTES
 
 LANE_AFTER = 8
 """The number of answers by the broker after which a caller asks for a lane: a few calls are not worth a socket."""
@@ -64,7 +65,6 @@ MAX_REFUSED = 1000
 """The number of workers of which it is remembered that they offer no lane."""
 MAX_LANES = 256
 """The most lanes of a process. Each takes a descriptor at both ends. Other calls travel through the broker."""
-TOKEN_BYTES = 16
 ENVELOPE_BYTES = 1024
 """A frame of a lane is at least so many bytes smaller than a message, because it may travel inside one."""
 FROM_CALLER = frozenset((ActorRun, CancelTask, LeaseRun))

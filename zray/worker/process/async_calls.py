@@ -114,8 +114,7 @@ class AsyncCalls:
 
     def flush(self, ended: list[Ended]) -> None:
         """Answers the calls that have ended in a turn of an event loop."""
-        self._session.stores.settle()
-        self._session.checked.forget()
+        self._session.object_bytes.release_dropped()
         with self._shell.lock:
             self._core.collect(time.monotonic())
             for task, returns, retryable, run_us in ended:

@@ -361,8 +361,7 @@ class Worker:
             self.spans.ended(task, options, "FINISHED" if error is None else "FAILED", started_us)
         retryable = error is not None and self._outcomes.retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
-        self.session.stores.settle()  # the call's arguments are free: others may use their room
-        self.session.checked.forget()  # the call is over, and what it has dropped must not seem to be held
+        self.session.object_bytes.release_dropped()
         with self._shell.lock:
             self._core.collect(time.monotonic())
             if task.kind == CONSTRUCTOR:
