@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import ClientShell
+from zray.client.waiter import Waiter
 from zray.exceptions import ClusterUnavailableError, MessageRefusedError
 from zray.protocol.key_values import KvRequest
 from zray.protocol.questions import MemberQuery, Membership, Question

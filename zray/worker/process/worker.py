@@ -22,7 +22,7 @@ from zray.client.core.assignments import CALL, CONSTRUCTOR, TASK, Assignment
 from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.payloads import INTERRUPTED, Return
 from zray.client.session import Session
-from zray.client.shell import Waiter
+from zray.client.waiter import Waiter
 from zray.config import MIB, ON, TUNE_MALLOC
 from zray.exceptions import has_type
 from zray.memory.malloc import give_back
