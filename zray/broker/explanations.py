@@ -113,7 +113,7 @@ class Explanations:
     def _why_unplaced(self, shape: Shape) -> str:
         """Why no host has room for a shape at the moment."""
         if shape.group:
-            return self._core.groups.why_unplaced(shape)
+            return self._core.groups.reports.why_unplaced(shape)
         if infeasible := self.infeasible(shape, "it"):
             return infeasible
         if starting := self.starting_in(shape):

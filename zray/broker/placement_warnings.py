@@ -68,10 +68,10 @@ class PlacementWarnings:
             if text and job is not None:
                 self._warned.add(place)
                 self._warn(job, text)
-        for group in self._core.groups.take_stuck(now - self._infeasible_warn_s):
+        for group in self._core.groups.reports.take_stuck(now - self._infeasible_warn_s):
             job = self._core.jobs.get(group.job_id)
             if job is not None:
-                self._warn(job, f"placement group {group.label} waits: {self._core.groups.why(group)}")
+                self._warn(job, f"placement group {group.label} waits: {self._core.groups.reports.why(group)}")
 
     def _starved(self, shape: Shape, what: str) -> str:
         """A warning if actors hold CPUs that a shape asks for; else an empty string."""

@@ -191,9 +191,9 @@ class StatusReport:
         for line in self._core.lines.actors.values():
             if line:
                 add("actors", line.share.shape, len(line))
-        for group in self._core.groups.waiting():
+        for group in self._core.groups.reports.waiting():
             name, wanted = f"placement groups ({group.kind})", group.wanted
-            key = name, wanted.key, self._core.groups.could_ever_fit(group)
+            key = name, wanted.key, self._core.groups.reports.could_ever_fit(group)
             row = rows.get(key) or WaitingStatus(name, 0, as_floats(wanted.amounts), key[2])
             rows[key] = row._replace(count=row.count + 1)
         return list(rows.values())
