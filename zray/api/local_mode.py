@@ -20,7 +20,7 @@ from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
 from zray.client.core.streams import FIRST_ITEM, item_id, position_of
 from zray.client.futures import raisable_in_coroutines
-from zray.client.session import Reader
+from zray.client.streams import Reader
 from zray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -179,7 +179,7 @@ class LocalRuntime:
             try:
                 value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
                 if inspect.iscoroutine(value):
-                    import asyncio  # large, and few programs need it, see zray.worker.process.worker
+                    import asyncio  # large, and few programs need it, see zray.worker.process.served_actor
 
                     value = asyncio.run(value)
                 if stream is not None:

@@ -15,6 +15,7 @@ from zray.broker.actors import Actors
 from zray.broker.dispatch import Dispatch
 from zray.broker.effects import BrokerEffect, Departed
 from zray.broker.environments import SETUP_FAILED, Environments
+from zray.broker.explanations import Explanations
 from zray.broker.functions import Functions
 from zray.broker.grants import Grants
 from zray.broker.history import History, ToldToBoth
@@ -26,12 +27,14 @@ from zray.broker.memory import OUT_OF_MEMORY, MemoryPressure
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
+from zray.broker.placement_warnings import PlacementWarnings
 from zray.broker.places import Places
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import HEAD, UNIT, Pool, check_amounts
 from zray.broker.scheduler import Scheduler
 from zray.broker.state_reports import StateReports
+from zray.broker.status_report import StatusReport
 from zray.broker.tasks import REFUSED, Tasks
 from zray.broker.time_limits import TimeLimits
 from zray.broker.workers import Workers
@@ -107,7 +110,12 @@ class BrokerCore:
         self.output = WorkerOutput(self.jobs, self.processes, places.hosts, workers.workers, send)
         # Answers to questions.
         self.inspections = Inspections(self.processes, send, clock)
-        self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
+        explanations = Explanations(self)
+        self.placement_warnings = PlacementWarnings(
+            self, explanations, self.notices.cannot_be_placed, infeasible_warn_s
+        )
+        self.status_report = StatusReport(self, shell_status, silent_s)
+        self.reports = Reports(self, explanations, self.status_report, shell_status)
         self.state_reports = StateReports(self)
         actors, tasks = self.actors, self.tasks
         self._handlers: dict[Any, Callable[[Process, Any], None]] = {
@@ -463,7 +471,7 @@ class BrokerCore:
         self._now = now
         self.tasks.tick(now)
         self.workers.reap(now)
-        self.reports.tick(now)
+        self.placement_warnings.tick(now)
         self.notices.tick(now)
         self.inspections.tick(now)
 

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from zray.ids import ObjectId, ProcessId, TaskId
 from zray.protocol.records import ObjectLocation
 
+TOKEN_BYTES = 16
+"""The size of a token, in bytes. A process shows the one that it was offered to the listener of a lane or channel."""
+
 # -------------------------------------------------------------------------------------- client to client
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgpack
 
+from zray.client.core.assignments import Assignment
 from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment
-from zray.client.core.execution import Assignment
 from zray.client.core.payloads import Arguments, Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
