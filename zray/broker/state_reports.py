@@ -98,7 +98,7 @@ class StateReports:
                 room -= len(said.rows)
                 worker = process.worker
                 job_id = process.job_id if worker is None else worker.job_id
-                records.append(q.ProcessRecords(process_id, job_id, said.total, said.rows, said.running))
+                records.append(q.ProcessRecords(process_id, job_id, said.total, said.rows, said.running, said.ran_ms))
             left_out = sum(owner in core.processes for owner in owners) - len(records)
             core.send(source.process_id, q.OwnerRecords(question.request, records, max(0, left_out)))
 

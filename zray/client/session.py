@@ -127,6 +127,7 @@ class Session:
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.core.tasks.pauses.retries = config.task_oom_retries
+        self.core.tasks.epoch_s = time.time() - time.monotonic()
         self.core.streams.none = NONE
         self.stores = Stores(
             host_id,
@@ -560,8 +561,9 @@ class Session:
             refs = self._own_returns(task_id, n_returns)
             if stream is not None:
                 refs += self._open_stream(task_id, stream)
+            core.tasks.now = now = time.monotonic()
             core.tasks.submit(task)
-            self.shell.submitted()
+            self.shell.submitted(now)
         if self._link.congested:
             self.shell.wait_for_room()
         return refs
@@ -725,8 +727,9 @@ class Session:
             refs = self._own_returns(task_id, n_returns)
             if stream is not None:
                 refs += self._open_stream(task_id, stream)
+            core.tasks.now = now = time.monotonic()
             core.actors.submit(view, task)
-            self.shell.submitted()
+            self.shell.submitted(now)
         if self._link.congested:
             self.shell.wait_for_room()
         return refs

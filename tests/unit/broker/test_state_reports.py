@@ -128,16 +128,16 @@ def test_owners_are_asked(broker: BrokerHarness, question: Any, asked: Any) -> N
     broker.say(driver, question(7, 10 * MAX_LIMIT))
     (of_driver,), (of_worker,) = broker.take(driver, asked), broker.take(worker, asked)
     assert of_driver.limit == MAX_LIMIT
-    broker.say(driver, q.RecordsInspected(of_driver.request, 3, b"rows", []))
+    broker.say(driver, q.RecordsInspected(of_driver.request, 3, b"rows", [], []))
     assert broker.take(driver, *ANSWERS) == []
-    broker.say(worker, q.RecordsInspected(of_worker.request, 0, b"none", [b"t" * 24]))
+    broker.say(worker, q.RecordsInspected(of_worker.request, 0, b"none", [b"t" * 24], [1500]))
     (answer,) = broker.take(driver, *ANSWERS)
     job_id = broker.core.processes[driver].job_id
     assert answer == q.OwnerRecords(
         7,
         [
-            q.ProcessRecords(driver, job_id, 3, b"rows", []),
-            q.ProcessRecords(worker, b"", 0, b"none", [b"t" * 24]),
+            q.ProcessRecords(driver, job_id, 3, b"rows", [], []),
+            q.ProcessRecords(worker, b"", 0, b"none", [b"t" * 24], [1500]),
         ],
         0,
     )
@@ -147,7 +147,7 @@ def test_owners_that_do_not_answer_are_counted(broker: BrokerHarness) -> None:
     driver, _worker = one_worker(broker)
     broker.say(driver, q.StateOfTasks(7, 10))
     (asked,) = broker.take(driver, q.InspectTasks)
-    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", []))
+    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", [], []))
     broker.tick(2 * PATIENCE_S)
     (answer,) = broker.take(driver, *ANSWERS)
     assert ([each.process_id for each in answer.processes], answer.left_out) == ([driver], 1)
@@ -157,7 +157,7 @@ def test_an_owner_that_dies_is_waited_for_no_longer(broker: BrokerHarness) -> No
     driver, worker = one_worker(broker)
     broker.say(driver, q.StateOfTasks(7, 10))
     (asked,) = broker.take(driver, q.InspectTasks)
-    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", []))
+    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", [], []))
     broker.kill(worker)
     (answer,) = broker.take(driver, *ANSWERS)
     assert ([each.process_id for each in answer.processes], answer.left_out) == ([driver], 0)
@@ -169,7 +169,7 @@ def test_the_answer_has_a_bound(broker: BrokerHarness, monkeypatch: pytest.Monke
     broker.say(one, q.StateOfTasks(7, 10))
     for driver in (one, two):
         (asked,) = broker.take(driver, q.InspectTasks)
-        broker.say(driver, q.RecordsInspected(asked.request, 1, b"x" * 60, []))
+        broker.say(driver, q.RecordsInspected(asked.request, 1, b"x" * 60, [], []))
     (answer,) = broker.take(one, *ANSWERS)
     assert ([each.process_id for each in answer.processes], answer.left_out) == ([one], 1)
 

@@ -291,7 +291,7 @@ class ClientCore:
     @event
     def collect(self, now: float) -> None:
         """Counts the references that were garbage collected since the last call."""
-        self.now = now
+        self.now = self.tasks.now = now
         dropped = self.dropped
         drop = self.references.drop
         while dropped:
@@ -386,10 +386,11 @@ class ClientCore:
         if isinstance(message, InspectTasks):
             total, tasks = records.task_rows(self.tasks, self.exported, message.limit)
             body, running = TaskRows(tasks), self.execution.running_tasks(message.limit)
+            ran_ms = self.execution.ran_ms(self.now, message.limit)
         else:
             total, objects = records.object_rows(self.references, self.tasks, message.limit)
-            body, running = ObjectRows(objects), []
-        self.to_broker(RecordsInspected(message.request, total, pack_body([body]), running))
+            body, running, ran_ms = ObjectRows(objects), [], []
+        self.to_broker(RecordsInspected(message.request, total, pack_body([body]), running, ran_ms))
 
     # ------------------------------------------------------------------ helpers for the session and the tables
 

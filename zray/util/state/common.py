@@ -223,7 +223,11 @@ class WorkerState(StateSchema):
 
 @dataclasses.dataclass
 class TaskState(StateSchema):
-    """An attempt of a task or call. Times, events, profiles and log offsets are not recorded: small tasks stay fast."""
+    """An attempt of a task or call. Profiles and log offsets are not recorded: small tasks stay fast.
+
+    ``start_time_ms`` of a running task is known to a quarter of a second; after the worker's death it is not known, and
+    None. ``events``: when the task was submitted, began and ended.
+    """
 
     task_id: str = column()
     attempt_number: int = column()
