@@ -92,7 +92,10 @@ DIFFERS = {
     "ray.util.state.get_log": "reads the files of hosts on the same machine only",
     "ray.util.state.list_logs": "lists the files of hosts on the same machine only",
     "ray.util.state.list_cluster_events": "an empty list: zray records no events",
-    "ray.util.state.list_tasks": "no times, events or call sites; of ended tasks the last 2,000 of each owner",
+    "ray.util.state.list_tasks": (
+        "times of submission, begin and end (of a running task to a quarter of a second; of actors' constructors "
+        "none), but no call sites; of ended tasks the last 2,000 of each owner"
+    ),
     "ray.util.state.get_task": "see `list_tasks`",
     "ray.util.connect": "joins with the interface of a driver; there is no server for clients",
     "ray.util.client_connect.connect": "joins with the interface of a driver; there is no server for clients",
