@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
+
+from zray.user_warnings import warn_user
 
 DEFAULT_LIMIT = 100
 """How many records a list has, unless told otherwise."""
@@ -356,11 +357,10 @@ class ListApiOptions:
         wanted: dict[str, Any] = {}
         for name, predicate, value in self.filters or ():
             if predicate == "=" and wanted.setdefault(name, value) != value:
-                warnings.warn(
+                warn_user(
                     f"two filters ask for different values of {name!r}: {wanted[name]!r} and {value!r}. No record "
                     f"fits both",
                     UserWarning,
-                    stacklevel=3,
                 )
                 return True
         return False
