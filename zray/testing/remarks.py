@@ -76,7 +76,7 @@ _BUILDER = "joins with the interface of a driver; there is no server for clients
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
     "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
-    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
+    "ray.timeline": "the last 2,000 tasks of each owner; with `RAY_PROFILING=1` all tasks; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,

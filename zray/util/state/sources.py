@@ -215,6 +215,13 @@ class Source:
             rows += [_task(row, job_id, running.get(row.task_id), by_id, began) for row in body.rows]
         return Found(rows, _incomplete(owners, "tasks", len(rows) - len(actors)))
 
+    def ended_tasks(self, timeout_s: float) -> tuple[list[q.TaskRow], list[q.WorkerRecord]]:
+        """What owners know of tasks and calls that have ended, and the workers."""
+        owners = self._ask(lambda request: q.StateOfTasks(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
+        bodies = [unpack_messages(owner.rows, frozenset([q.TaskRows]))[0] for owner in owners.processes]
+        rows = [row for body in bodies for row in body.rows if row.ended_s is not None]
+        return rows, self.workers(timeout_s).workers
+
     def _objects(self, timeout_s: float) -> Found:
         owners = self._ask(lambda request: q.StateOfObjects(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
         by_id = {row.worker_id: row for row in self.workers(timeout_s).workers}
