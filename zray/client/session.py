@@ -798,6 +798,11 @@ class Session:
 
     # ------------------------------------------------------------------ the end
 
+    def last_records(self, reason: str) -> list[Any]:
+        """What this process tells the broker of its tasks before it leaves a cluster that goes on."""
+        with self.shell.lock:
+            return list(self.core.last_records(reason, time.monotonic()))
+
     def close(self, last_messages: list[Any]) -> None:
         """Leaves the cluster. ``last_messages`` are sent to the broker first."""
         with self.shell.lock:

@@ -232,6 +232,10 @@ class InspectObjects(NamedTuple):
     limit: int
 
 
+LEFT_BEHIND = 0
+"""The request of a ``RecordsInspected`` that answers none: a driver sends it before it leaves the cluster."""
+
+
 class RecordsInspected(NamedTuple):
     """See ``ProcessRecords``."""
 

@@ -94,7 +94,8 @@ DIFFERS = {
     "ray.util.state.list_cluster_events": "an empty list: zray records no events",
     "ray.util.state.list_tasks": (
         "times of submission, begin and end (of a running task to a quarter of a second; of actors' constructors "
-        "none), but no call sites; of ended tasks the last 2,000 of each owner"
+        "none), but no call sites; of ended tasks the last 2,000 of each owner, and the last 1,000 of drivers that "
+        "have left"
     ),
     "ray.util.state.get_task": "see `list_tasks`",
     "ray.util.connect": "joins with the interface of a driver; there is no server for clients",

@@ -15,6 +15,7 @@ from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.state_questions import (
+    LEFT_BEHIND,
     InspectObjects,
     InspectTasks,
     ObjectRow,
@@ -205,3 +206,27 @@ def test_objects(wire: Wire) -> None:
     ]
     answer, rows = inspected(owner, InspectObjects(1, 2), ObjectRows)
     assert (answer.total, len(rows)) == (3, 2)
+
+
+def test_what_a_driver_leaves_behind(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, worker = wire.everybody
+    assert owner.core.last_records("it ends", 5.0) == []
+    owner.core.tasks.now = owner.now = 2.0
+    done = owner.submit(worker)
+    wire.settle()
+    task = worker.take()
+    assert task is not None
+    worker.finish(task)
+    wire.run_all()
+    lost = owner.submit(worker)
+    (message,) = owner.core.last_records("it ends", 5.0)
+    assert (message.request, message.total) == (LEFT_BEHIND, 2)
+    (body,) = unpack_messages(message.rows, frozenset([TaskRows]))
+    rows = {row.task_id: row for row in body.rows}
+    assert rows[task_of(done)].state == "FINISHED"
+    row = rows[task_of(lost)]
+    assert (row.state, row.error_type, row.error, row.ended_s) == ("FAILED", "WORKER_DIED", "it ends", 5.0)
+    monkeypatch.setattr("zray.client.core.client_core.MAX_LEFT_BYTES", len(message.rows) - 1)
+    (shorter,) = owner.core.last_records("it ends", 5.0)
+    (body,) = unpack_messages(shorter.rows, frozenset([TaskRows]))
+    assert [row.task_id for row in body.rows] == [task_of(lost)]

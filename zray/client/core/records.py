@@ -70,6 +70,18 @@ def attempts_of(tasks: TaskTable, functions: Mapping[bytes, str], task_id: bytes
     return ended if live is None else [*ended, _live(live, functions, tasks.epoch_s)]
 
 
+def last_rows(tasks: TaskTable, functions: Mapping[bytes, str], reason: str, limit: int) -> tuple[int, list[TaskRow]]:
+    """As ``task_rows``, of a process that ends: what has no outcome now fails, because of ``reason``."""
+    total, rows = task_rows(tasks, functions, limit)
+    ended_s = tasks.epoch_s + tasks.now
+    kind = ERROR_TYPES["WorkerCrashedError"]
+    return total, [
+        row if row.ended_s is not None
+        else row._replace(state="FAILED", error_type=kind, error=reason, ended_s=ended_s)
+        for row in rows
+    ]  # fmt: skip
+
+
 def _stage(task: Task, sent: str) -> str:
     """Ray's name of the state of a task that is not over. ``sent``: the one of a task that was sent."""
     if task.missing:
