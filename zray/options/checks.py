@@ -75,8 +75,8 @@ def check_streams(num_returns: int | str | None, is_generator: bool, what: str) 
         return is_generator
     if isinstance(num_returns, str) and not is_generator:
         raise ValueError(
-            f"{what}: num_returns={num_returns!r} is for generator functions (functions that use 'yield'), and this is "
-            f"none: give a number"
+            f"{what}: num_returns={num_returns!r} can only be used with generator functions (those that use 'yield'), "
+            f"and this is none: give a number"
         )
     return isinstance(num_returns, str)
 
