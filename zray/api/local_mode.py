@@ -10,7 +10,6 @@ import inspect
 import itertools
 import os
 import socket
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ from zray.options import ActorOptions
 from zray.protocol.records import HostInfo, HostState
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
 from zray.system.signals import came_from_handler
+from zray.user_warnings import warn_user
 
 if TYPE_CHECKING:
     from zray.api.actor_meta import ActorMeta
@@ -155,7 +155,7 @@ class LocalRuntime:
         """Warns once that runtime environments have no effect here."""
         if environment and not self._warned:
             self._warned = True
-            warnings.warn("runtime_env has no effect in local mode: everything runs in this process", stacklevel=5)
+            warn_user("runtime_env has no effect in local mode: everything runs in this process")
 
     def submit(
         self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,

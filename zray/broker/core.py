@@ -46,7 +46,7 @@ from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 from zray.protocol.questions import BrokerStatus, GroupsQuery, Question
 from zray.protocol.records import ClusterInfo, JoinInfo
-from zray.protocol.state_questions import RecordsInspected, StateQuestion
+from zray.protocol.state_questions import LEFT_BEHIND, RecordsInspected, StateQuestion
 
 MAX_FENCED = 50_000
 WORKER_DEATHS = ("WorkerCrashedError", OUT_OF_MEMORY, SETUP_FAILED)
@@ -168,7 +168,7 @@ class BrokerCore:
             m.LogsFlushed: self.output.on_flushed,
             m.Inspected: self.inspections.on_inspected,
             m.HostInspected: self.inspections.on_inspected,
-            RecordsInspected: self.inspections.on_inspected,
+            RecordsInspected: self._on_records,
             m.ChannelRefusals: self.reports.on_channel_refusals,
         }
 
@@ -274,6 +274,12 @@ class BrokerCore:
         self.environments.succeeded(worker, now)
         self.notices.worker_joined(worker)
         self.scheduler.worker_joined(worker)
+
+    def _on_records(self, source: Process, message: RecordsInspected) -> None:
+        if message.request == LEFT_BEHIND:
+            self.history.tasks_left(source, message.total, message.rows)
+        else:
+            self.inspections.on_inspected(source, message)
 
     @event
     def lost(self, process_id: bytes, reason: str, now: float) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.ids import function_id_of
 from zray.serialization import PickledCallable
+from zray.user_warnings import warn_user
 
 if TYPE_CHECKING:
     from zray.client.shell import ClientShell
@@ -37,10 +37,9 @@ class Exports:
         if known in self._core.exported:
             return known
         if len(pickled.blob) > WARN_FUNCTION_BYTES:
-            warnings.warn(
+            warn_user(
                 f"{pickled.name} is {len(pickled.blob) >> 20} MiB when pickled, because it captures large values: put "
                 f"them into the store with zray.put() and pass the references as arguments",
-                stacklevel=4,
             )
         if len(pickled.blob) > LARGE_FUNCTION_BYTES:
             return self._ship_stored(pickled)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,7 @@ class Session:
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.core.tasks.pauses.retries = config.task_oom_retries
         self.core.lineage.max_bytes = config.max_lineage_bytes
+        self.core.tasks.epoch_s = time.time() - time.monotonic()
         self.core.streams.none = NONE
         self.stores = Stores(
             host_id,
@@ -190,6 +192,11 @@ class Session:
         return explain(self, object_ids)
 
     # ------------------------------------------------------------------ the end
+
+    def last_records(self, reason: str) -> list[Any]:
+        """What this process tells the broker of its tasks before it leaves a cluster that goes on."""
+        with self.shell.lock:
+            return list(self.core.last_records(reason, time.monotonic()))
 
     def close(self, last_messages: list[Any]) -> None:
         """Leaves the cluster. ``last_messages`` are sent to the broker first."""

@@ -290,8 +290,9 @@ class ClientShell:
             with signals_taken() if get_ident() == self._background_ident else contextlib.nullcontext():
                 callback.complete()
 
-    def submitted(self) -> None:
+    def submitted(self, now: float | None = None) -> None:
         """Makes sure that the core's messages are sent soon. Called under the lock, after the core was given work.
+        ``now``: the time, if the caller has it.
 
         The first message of a burst is sent at once. Those that follow within ``BURST_S`` are left to a thread that
         waits, or to the background thread. A message for the broker is left to the leader, if there is one, because a
@@ -308,7 +309,7 @@ class ClientShell:
         elif lanes.is_urgent and self.state is OPEN:
             self._send()
             self.last_flush = time.monotonic()
-        elif time.monotonic() - self.last_flush > BURST_S:
+        elif (time.monotonic() if now is None else now) - self.last_flush > BURST_S:
             self.turn()
 
     def _sent_by_lanes(self, is_urgent: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,8 +66,9 @@ class Submission:
             refs = self._own_returns(task_id, n_returns)
             if stream is not None:
                 refs += self._open_stream(task_id, stream)
+            core.tasks.now = now = time.monotonic()
             core.tasks.submit(task)
-            self._shell.submitted()
+            self._shell.submitted(now)
         if self._link.congested:
             self._shell.wait_for_room()
         return refs
@@ -166,8 +168,9 @@ class Submission:
             refs = self._own_returns(task_id, n_returns)
             if stream is not None:
                 refs += self._open_stream(task_id, stream)
+            core.tasks.now = now = time.monotonic()
             core.actors.submit(view, task)
-            self._shell.submitted()
+            self._shell.submitted(now)
         if self._link.congested:
             self._shell.wait_for_room()
         return refs

@@ -104,7 +104,7 @@ def test_an_answer(worker):
     worker.finish(worker.execution.take())
     (done,) = worker.sent()
     assert (done.task_id, done.attempt, done.run_us) == (task_id, 0, 70)
-    assert read_outcome(done.payload) == (HOST, [[INLINE, b"\x90", 0, []]], [], False)
+    assert read_outcome(done.payload) == (HOST, [[INLINE, b"\x90", 0, []]], [], False, 70)
     assert worker.execution.running == 0
 
 

@@ -185,6 +185,10 @@ class Execution:
         """At most ``most`` of the running tasks and calls."""
         return list(itertools.islice(self._running, most))
 
+    def ran_ms(self, now: float, most: int) -> list[int]:
+        """For how long these have been running, in milliseconds. What has just begun has not been seen yet."""
+        return [int(1000 * max(0.0, now - self._seen_at.get(task_id, now))) for task_id in self.running_tasks(most)]
+
     def is_running(self, task_id: bytes) -> bool:
         """Whether the task was taken and is not finished."""
         return task_id in self._running
@@ -213,7 +217,7 @@ class Execution:
         for value in returns:
             if value.inner:
                 self._references.hand_over(value.inner, task.owner)
-        payload = pack_outcome(self._host_id, returns, kept, retryable)
+        payload = pack_outcome(self._host_id, returns, kept, retryable, run_us)
         if task.lease:  # if work waits, the broker ends it before the owner has heard of it
             self.lessee, self._lease, self._lease_shape = task.owner, task.lease, task.shape
         answer = self._answers.message(task, run_us, payload)

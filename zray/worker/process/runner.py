@@ -189,9 +189,10 @@ class Runner:
         if n_returns == 0:
             return Packed([], None)
         values = list(value) if isinstance(value, Iterable) else None
-        if values is None or len(values) != n_returns:
-            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
-            raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")
+        if values is None:
+            raise TypeError(f"{options.name} has num_returns={n_returns} but returned a {type(value).__name__}")
+        if len(values) != n_returns:
+            raise ValueError(f"{options.name} has num_returns={n_returns} but returned {len(values)} values")
         returns: list[Return] = []
         room = self._session.max_inline_bytes
         for index, item in enumerate(values, start=1):
