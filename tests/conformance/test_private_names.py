@@ -56,6 +56,8 @@ def test_a_worker_knows_itself(ray):
     assert row["ObjectStoreSocketName"] == store
     actor = Looking.remote()
     assert ray.get(actor.look.remote()) == actor._actor_id.hex()
+    assert actor._ray_actor_id.hex() == actor._actor_id.hex()
+    assert actor._ray_actor_id.binary().hex() == actor._actor_id.hex()
 
 
 def test_whether_the_value_of_an_object_is_here(ray):

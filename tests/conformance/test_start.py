@@ -344,3 +344,30 @@ def test_a_timeout_of_zero_says_that_time_is_up(ray_module, start):
 
     with pytest.raises(ray_module.exceptions.GetTimeoutError, match="Get timed out"):
         ray_module.get(Never.remote().end.remote(), timeout=0)
+
+
+def test_what_is_left_of_an_earlier_cluster(ray_module, start):
+    ray = ray_module
+
+    @ray.remote
+    def passes(value):
+        return value
+
+    @ray.remote
+    class Keeper:
+        def ping(self):
+            return 1
+
+    start()
+    old, keeper = ray.put(1), Keeper.remote()
+    assert ray.get(keeper.ping.remote()) == 1
+    ray.shutdown()
+    start()
+    for use in (lambda: ray.get(old), lambda: ray.wait([old], timeout=5), lambda: ray.get(passes.remote(old))):
+        with pytest.raises(ValueError):
+            use()
+    with pytest.raises(Exception):  # noqa: B017 (Ray raises Exception itself)
+        ray.get(keeper.ping.remote(), timeout=10)
+    with pytest.raises(ValueError):
+        ray.kill(keeper)
+    assert ray.get(passes.remote(2)) == 2

@@ -169,8 +169,10 @@ class ActorHandle(Generic[C]):
         return sorted(self._meta.methods)
 
     @property
-    def _ray_actor_id(self) -> bytes:
-        return self._actor_id
+    def _ray_actor_id(self) -> Any:
+        from zray.public_ids import ActorID  # not at the top: most processes never need it
+
+        return ActorID(self._actor_id)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore_handle, (self._actor_id, self._ref, self._meta.packed()))

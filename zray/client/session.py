@@ -213,15 +213,19 @@ class Session:
         self.stores.close()
 
 
-def _of_another_cluster(refs: Iterable[ObjectRef]) -> ObjectLostError:
+class UnknownReference(ObjectLostError, ValueError):
+    """A reference that this process has no record of. It is an ObjectLostError, and a ValueError as in Ray."""
+
+
+def _of_another_cluster(refs: Iterable[ObjectRef]) -> UnknownReference:
     """Returns the error for a reference that this process has no record of."""
     trackers = [ref._tracker for ref in refs]
     if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):
-        return ObjectLostError(
+        return UnknownReference(
             "the reference was made before this process was forked, and belongs to the parent: a forked child shares "
             "no objects with it. Get the value before the fork, or use a task instead of the forked child"
         )
-    return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
+    return UnknownReference("the reference belongs to a cluster that this process has left with zray.shutdown()")
 
 
 _current: Session | None = None
