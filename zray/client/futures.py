@@ -81,6 +81,13 @@ class Readiness(Completion):
 class Futures:
     """Makes the futures of one session. ``check_usable``: raises if the cluster is gone or this is a forked child."""
 
+    __slots__ = (
+        "_check_usable",
+        "_refs",
+        "_shell",
+        "_values",
+    )
+
     def __init__(self, shell: ClientShell, refs: ObjectRefs, values: Values, check_usable: Callable[[], None]) -> None:
         self._shell = shell
         self._refs = refs

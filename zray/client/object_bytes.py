@@ -15,6 +15,15 @@ from zray.system.processes import describe_error
 class ObjectBytes:
     """Reads, writes and frees the bytes of objects for one process."""
 
+    __slots__ = (
+        "_checked",
+        "_core",
+        "_process_id",
+        "_remote",
+        "_shell",
+        "_stores",
+    )
+
     def __init__(
         self, shell: ClientShell, stores: Stores, remote: RemoteObjects, checked: CheckedRefs, process_id: bytes
     ) -> None:

@@ -31,6 +31,21 @@ class Objects:
     """The values of one session. ``inline_max_bytes``: a larger one goes to the store. ``check_usable``: raises if the
     cluster is gone or this is a forked child. ``foreign``: the error for references that this process does not know."""
 
+    __slots__ = (
+        "_check_usable",
+        "_checked",
+        "_data",
+        "_entries",
+        "_foreign",
+        "_inline_max_bytes",
+        "_process_id",
+        "_refs",
+        "_shell",
+        "_stores",
+        "_waits",
+        "core",
+    )
+
     def __init__(
         self,
         shell: ClientShell,
