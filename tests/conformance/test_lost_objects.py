@@ -128,23 +128,6 @@ def test_each_time_costs_a_retry(nodes, ray_module, tmp_path):
     assert runs.read_text() == "xx"
 
 
-def test_results_of_an_actor_that_may_be_called_again(nodes, ray_module, tmp_path):
-    ray, runs = ray_module, tmp_path / "runs"
-
-    class Maker:
-        def __init__(self, run: Any) -> None:
-            self.run = run
-
-        def make(self) -> Any:
-            return self.run()
-
-    actor = ray.remote(max_restarts=-1, max_task_retries=-1, **ON_WORKER)(Maker).remote(counting(runs))
-    ref = made(ray, actor.make.remote())
-    nodes.replace()
-    assert ray.get(ref, timeout=60)[0] == 1
-    assert runs.read_text() == "xx"
-
-
 def test_one_of_two_results(nodes, ray_module, tmp_path):
     ray, run = ray_module, counting(tmp_path / "runs")
     small, large = ray.remote(num_returns=2, **ON_WORKER)(lambda: (5, run())).remote()

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.client import session as sessions
+from zray.client.arguments import ArgumentPacker
 from zray.client.context import TaskContext, current_task
-from zray.client.session import Session
-from zray.client.streams import Reader
+from zray.client.session import Session, of_another_cluster
+from zray.client.streams import Reader, StreamReader
+from zray.client.submission import Submission
 from zray.exceptions import (
     ActorAlreadyExistsError,
     ActorHandleNotFoundError,
@@ -183,10 +185,13 @@ class ClusterRuntime:
         self.put = session.objects.put
         self.get = session.objects.get
         self.wait = session.objects.wait
-        self.cancel = session.submission.cancel
         self.when_ready = session.when_ready
-        self.is_end = session.streams.is_end
-        self.advance = session.streams.advance
+        limit = session.config.inline_max_bytes
+        self._arguments = ArgumentPacker(session.core, session.objects, session.advice, limit, of_another_cluster)
+        self._submission = Submission(session.shell, session.refs, session.questions, session.check_usable)
+        self.cancel = self._submission.cancel
+        streams = StreamReader(session.shell, session.refs)
+        self.is_end, self.advance = streams.is_end, streams.advance
 
     @property
     def namespace(self) -> str:
@@ -207,11 +212,11 @@ class ClusterRuntime:
         if function_id not in session.core.exported:
             function_id = session.export(shipped)
         try:
-            arguments, _keep = session.arguments.pack(args, kwargs)
+            arguments, _keep = self._arguments.pack(args, kwargs)
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
-        return session.submission.submit(
+        return self._submission.submit(
             function_id, shape, packed, arguments, task.n_returns, task.max_retries, task.spread,
             None if task.stream is None else task.stream.spec,
         )  # fmt: skip
@@ -254,7 +259,7 @@ class ClusterRuntime:
         shipped = pickled()
         function_id = session.export(shipped)
         try:
-            arguments, _keep = session.arguments.pack(args, kwargs)
+            arguments, _keep = self._arguments.pack(args, kwargs)
         except SerializationError:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
@@ -279,8 +284,8 @@ class ClusterRuntime:
         )
         packed = pack_options("__init__", 1, "", False, captures=captures)
         if not spec.name:
-            return *session.submission.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
-        found, actor_id, handle = session.submission.create_named_actor(
+            return *self._submission.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
+        found, actor_id, handle = self._submission.create_named_actor(
             function_id, spec, packed, arguments, counted=not detached, get_if_exists=options.get_if_exists
         )
         if isinstance(found, ActorFound) and found.actor_id == actor_id:
@@ -313,14 +318,14 @@ class ClusterRuntime:
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
         retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]:  # fmt: skip
-        session, submission = self.session, self.session.submission
+        submission = self._submission
         if 0 <= meta.max_pending_calls <= submission.pending_calls(actor_id):
             raise PendingCallsLimitExceeded(
                 f"{meta.class_name} has {submission.pending_calls(actor_id)} calls pending, and max_pending_calls is "
                 f"{meta.max_pending_calls}: get some of their results first"
             )
         try:
-            arguments, _keep = session.arguments.pack(args, kwargs, handle)
+            arguments, _keep = self._arguments.pack(args, kwargs, handle)
         except SerializationError:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise

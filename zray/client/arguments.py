@@ -21,6 +21,15 @@ NO_ARGUMENTS = Arguments(INLINE, b"", b"", b"", 0, (), ())
 class ArgumentPacker:
     """Packs arguments for one session. ``advice``: of a driver; ``foreign``: see ``Objects``."""
 
+    __slots__ = (
+        "_advice",
+        "_core",
+        "_entries",
+        "_foreign",
+        "_inline_max_bytes",
+        "_objects",
+    )
+
     def __init__(
         self,
         core: ClientCore,

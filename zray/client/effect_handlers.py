@@ -24,6 +24,13 @@ def _attempt(what: str, action: Callable[..., object], *arguments: Any) -> None:
 class EffectHandlers:
     """What performs the effects of one core. ``handlers``: by the type of the effect; one without is ignored."""
 
+    __slots__ = (
+        "_core",
+        "at_tick",
+        "free",
+        "handlers",
+    )
+
     def __init__(self, core: ClientCore) -> None:
         self._core = core
         self.free: Callable[[bytes, list[bytes]], None] = lambda host, object_ids: None

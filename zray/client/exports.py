@@ -24,6 +24,14 @@ class Exports:
     """The functions and classes that a session has shipped. ``put`` stores a value; ``keep`` keeps an object until this
     process ends."""
 
+    __slots__ = (
+        "_core",
+        "_keep",
+        "_put",
+        "_shell",
+        "_stored",
+    )
+
     def __init__(self, shell: ClientShell, put: Callable[[Any], ObjectRef], keep: Callable[[bytes], None]) -> None:
         self._shell = shell
         self._core = shell.core

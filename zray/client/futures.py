@@ -12,9 +12,14 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from zray.client.core.client_core import ClientCore
+    from zray.client.core.waiters import Waiting
     from zray.client.object_refs import ObjectRefs
     from zray.client.shell import ClientShell
     from zray.object_ref import ObjectRef
+
+
+class ComesAgain(Exception):
+    """A value is lost, and is made again."""
 
 
 class Values(Protocol):
@@ -22,8 +27,11 @@ class Values(Protocol):
 
     core: ClientCore
 
-    def value(self, object_id: bytes) -> Any:
-        """The value of an object that is ready. Raises its error."""
+    def value(self, object_id: bytes, deadline: float | None = None, *, waits: bool = True) -> Any:
+        """The value of an object that is ready. Raises its error; ComesAgain if it is lost, unless it ``waits``."""
+
+    def wait_for(self, object_id: bytes, waiter: Waiting) -> bool:
+        """Tells ``waiter`` when an object is ready. Returns False if it is ready already."""
 
 
 class Completion:
@@ -41,12 +49,16 @@ class Completion:
         self._values.core.perform(self)
 
     def complete(self) -> None:
-        """Sets the result or the error."""
+        """Sets the result or the error. If the value is lost, waits for the new one, without blocking."""
         ref = self._begin()
         if ref is None:
             return
         try:
             value = self._outcome(ref)
+        except ComesAgain:
+            self._ref = ref
+            if not self._values.wait_for(ref._id, self):
+                self.complete()
         except BaseException as error:
             if came_from_handler(error):  # a signal handler interrupted the caller, which has no future yet
                 raise
@@ -56,7 +68,7 @@ class Completion:
 
     def _outcome(self, ref: ObjectRef) -> Any:
         """Returns the result of the future. Raises its error."""
-        return self._values.value(ref._id)
+        return self._values.value(ref._id, waits=False)
 
     def give_up(self) -> None:
         """Sets an error, because the session has ended and the object can no longer become ready."""
@@ -66,7 +78,9 @@ class Completion:
     def _begin(self) -> ObjectRef | None:
         """Returns the reference; None if the future has been completed or cancelled already."""
         ref, self._ref = self._ref, None
-        return ref if ref is not None and self._future.set_running_or_notify_cancel() else None
+        if ref is None or self._future.running():  # running: its value was lost
+            return ref
+        return ref if self._future.set_running_or_notify_cancel() else None
 
 
 class Readiness(Completion):
@@ -80,6 +94,13 @@ class Readiness(Completion):
 
 class Futures:
     """Makes the futures of one session. ``check_usable``: raises if the cluster is gone or this is a forked child."""
+
+    __slots__ = (
+        "_check_usable",
+        "_refs",
+        "_shell",
+        "_values",
+    )
 
     def __init__(self, shell: ClientShell, refs: ObjectRefs, values: Values, check_usable: Callable[[], None]) -> None:
         self._shell = shell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zray.client.checked import CheckedRefs
+from zray.client.core.directory import NOT_LOST
 from zray.client.remote import RemoteObjects
 from zray.client.shell import ClientShell
 from zray.client.stores import Stores
@@ -14,6 +15,15 @@ from zray.system.processes import describe_error
 
 class ObjectBytes:
     """Reads, writes and frees the bytes of objects for one process."""
+
+    __slots__ = (
+        "_checked",
+        "_core",
+        "_process_id",
+        "_remote",
+        "_shell",
+        "_stores",
+    )
 
     def __init__(
         self, shell: ClientShell, stores: Stores, remote: RemoteObjects, checked: CheckedRefs, process_id: bytes
@@ -41,6 +51,8 @@ class ObjectBytes:
             raise error
         missing = host if self._stores.lacks(host, object_id) else b""
         why = self._shell.run(lambda: self._core.directory.look_again(object_id, host, missing))
+        if why == NOT_LOST:
+            raise error
         if why:
             raise ObjectReconstructionFailedError(f"{error}; {why}") from None
 

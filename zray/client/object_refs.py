@@ -18,6 +18,14 @@ LOADED_AT_ONCE = 64
 class ObjectRefs:
     """The ``ObjectRef``s of one session. ``tracker``: what they turn to, see ``zray.object_ref``."""
 
+    __slots__ = (
+        "_dropped",
+        "_entries",
+        "_references",
+        "_shell",
+        "_tracker",
+    )
+
     def __init__(self, shell: ClientShell, tracker: Tracker) -> None:
         self._shell = shell
         self._tracker = tracker

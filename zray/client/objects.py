@@ -12,7 +12,9 @@ from typing import Any
 
 from zray.client.checked import CheckedRefs
 from zray.client.core.references import Entry
-from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
+from zray.client.core.states import ERROR, HANDLE, INLINE, STORED
+from zray.client.core.waiters import Waiting
+from zray.client.futures import ComesAgain
 from zray.client.object_bytes import ObjectBytes
 from zray.client.object_refs import ObjectRefs
 from zray.client.shell import ClientShell
@@ -30,9 +32,29 @@ MAX_DROPPED = 64
 """The number of references that may be gone and not counted yet, at a ``put`` of a small value."""
 
 
+def _left_s(deadline: float | None) -> float | None:
+    """The seconds until a deadline, at least 0; None if there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 class Objects:
     """The values of one session. ``inline_max_bytes``: a larger one goes to the store. ``check_usable``: raises if the
     cluster is gone or this is a forked child. ``foreign``: the error for references that this process does not know."""
+
+    __slots__ = (
+        "_check_usable",
+        "_checked",
+        "_data",
+        "_entries",
+        "_foreign",
+        "_inline_max_bytes",
+        "_process_id",
+        "_refs",
+        "_shell",
+        "_stores",
+        "_waits",
+        "core",
+    )
 
     def __init__(
         self,
@@ -127,31 +149,47 @@ class Objects:
             failed = self._waits.first_error(ids, timeout_s)
         except KeyError:
             raise self._foreign(refs) from None
+        if not failed and self.core.references.lost_hosts and self._recover(ids):
+            failed = self._waits.first_error(ids, _left_s(deadline))
         if failed:
             for object_id in ids:  # the other errors count as seen too
                 self.core.references.seen(object_id)
             self.value(failed, deadline)  # raises it
         return [self.value(object_id, deadline) for object_id in ids]
 
-    def value(self, object_id: bytes, deadline: float | None = None) -> Any:
-        """The value of an object that is ready. Raises its error."""
+    def _recover(self, object_ids: list[bytes]) -> bool:
+        """Has lost objects made again, all at once. Returns whether there are any."""
+        references = self.core.references
+        return bool(self._shell.run(lambda: references.recover_lost(object_ids)))
+
+    def value(self, object_id: bytes, deadline: float | None = None, *, waits: bool = True) -> Any:
+        """The value of an object that is ready. Raises its error.
+
+        A lost value is waited for until it has been made again. If not ``waits``, that raises ComesAgain.
+        """
         entry = self._entries[object_id]
         try:
             if entry.status is INLINE:
                 return deserialize(entry.data, self._loader(object_id, entry))
-            if entry.status is STORED and (data := self._read_stored(object_id, entry, deadline)) is not None:
+            if entry.status is STORED and (data := self._read_stored(object_id, entry, deadline, waits)) is not None:
                 return deserialize(data, self._loader(object_id, entry))
-            if entry.status is PENDING or entry.status is INLINE:  # it was lost, and has been made again
-                ref = self._refs.load(object_id, b"")
-                return self.get([ref], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]
         except DeserializationError as error:
             raise error.about(f"the value of ObjectRef({object_id.hex()})") from error.__cause__
         if entry.status is HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
+        if entry.status is not ERROR:  # it was lost meanwhile, and is or has been made again
+            if not waits:
+                raise ComesAgain
+            return self.get([self._refs.intern(object_id)], _left_s(deadline))[0]
         self.core.references.seen(object_id)
         raise self._error_of(object_id, deadline)
 
-    def _read_stored(self, object_id: bytes, entry: Entry, deadline: float | None) -> memoryview | None:
+    def wait_for(self, object_id: bytes, waiter: Waiting) -> bool:
+        """Tells ``waiter`` when an object is ready. Returns False if it is ready already."""
+        references = self.core.references
+        return bool(self._shell.run(lambda: references.wait_for(object_id, waiter)))
+
+    def _read_stored(self, object_id: bytes, entry: Entry, deadline: float | None, waits: bool) -> memoryview | None:
         """The bytes of a stored object. If it is lost, waits until it has been made again; None: it is not stored then.
 
         Raises as ``ObjectBytes.read`` does.
@@ -166,7 +204,9 @@ class Objects:
                 if failures[host] > MAX_LOST_READS:
                     raise
                 self._data.look_again(object_id, host, error)
-            self._waits.first_error([object_id], None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not waits:
+                raise ComesAgain
+            self._waits.first_error([object_id], _left_s(deadline))
         return None
 
     def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:

@@ -14,6 +14,16 @@ class Poller:
     """Polls for the thread that leads. ``lifeline``: a descriptor that reads end-of-file when the local cluster is
     gone; -1 if there is none. ``lock``: of the shell, which is not held meanwhile."""
 
+    __slots__ = (
+        "_background_poll",
+        "_fds",
+        "_lock",
+        "_user_poll",
+        "lifeline",
+        "socket_fd",
+        "wake_fd",
+    )
+
     def __init__(self, socket_fd: int, lifeline: int, lock: ClientLock) -> None:
         self.socket_fd = socket_fd
         self.lifeline = lifeline

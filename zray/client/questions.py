@@ -18,6 +18,14 @@ _Answer = TypeVar("_Answer")
 class Questions:
     """The questions of one process. ``check_usable``: raises if the cluster is gone or this is a forked child."""
 
+    __slots__ = (
+        "_check_usable",
+        "_core",
+        "_members",
+        "_process_id",
+        "_shell",
+    )
+
     def __init__(self, shell: ClientShell, process_id: bytes, check_usable: Callable[[], None]) -> None:
         self._shell = shell
         self._core = shell.core

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray.client.advice import Advice
-from zray.client.arguments import ArgumentPacker
 from zray.client.checked import CheckedRefs
 from zray.client.context import current_task
 from zray.client.core.client_core import ClientCore
@@ -30,8 +29,6 @@ from zray.client.questions import Questions
 from zray.client.remote import RemoteObjects
 from zray.client.shell import ClientShell
 from zray.client.stores import Stores
-from zray.client.streams import StreamReader
-from zray.client.submission import Submission
 from zray.client.waits import Waits, lending
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ObjectLostError, ZrayError
@@ -59,8 +56,9 @@ class Session:
     of its jobs.
 
     The parts: ``objects`` puts and gets values, ``object_bytes`` reads and writes them in their stored form,
-    ``arguments`` packs those of a call, ``submission`` submits tasks and calls, ``streams`` reads the values of
-    generators, ``refs`` makes the ``ObjectRef``s, ``export`` ships functions. ``core`` decides, ``shell`` sends.
+    ``refs`` makes the ``ObjectRef``s, ``questions`` asks the broker, ``export`` ships functions. ``core`` decides,
+    ``shell`` sends. What only callers need (``submission``, ``arguments``, ``streams``) is made by the API's runtime:
+    each object that a worker makes costs it memory.
     """
 
     def __init__(
@@ -112,13 +110,13 @@ class Session:
         self.checked = CheckedRefs()
         self.at_tick = effects.at_tick
         self.shell.on_tick = effects.tick
-        advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
+        self.advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
-        if advice is not None:
-            lent = advice.waiting
+        if self.advice is not None:
+            lent = self.advice.waiting
         self._link = connection.link
-        questions = Questions(self.shell, process_id, self.check_usable)
-        self.ask, self.query, self.tell = questions.ask, questions.query, questions.tell
+        self.questions = Questions(self.shell, process_id, self.check_usable)
+        self.ask, self.query, self.tell = self.questions.ask, self.questions.query, self.questions.tell
         self.refs = ObjectRefs(self.shell, self)
         self.intern, self.pickled_by_user = self.refs.intern, self.refs.pickled_by_user
         remote = RemoteObjects(self.shell, self.stores, lent)
@@ -136,13 +134,10 @@ class Session:
             process_id,
             config.inline_max_bytes,
             self.check_usable,
-            _of_another_cluster,
+            of_another_cluster,
         )
         futures = Futures(self.shell, self.refs, self.objects, self.check_usable)
         self.future_of, self.when_ready = futures.future_of, futures.when_ready
-        self.arguments = ArgumentPacker(self.core, self.objects, advice, config.inline_max_bytes, _of_another_cluster)
-        self.submission = Submission(self.shell, self.refs, questions, self.check_usable)
-        self.streams = StreamReader(self.shell, self.refs)
         self.export = Exports(self.shell, self.objects.put, self.refs.pickled_by_user)
         self.groups: GroupWatches | None = None  # made when it is first needed
         self.captures = False
@@ -217,7 +212,7 @@ class UnknownReference(ObjectLostError, ValueError):
     """A reference that this process has no record of. It is an ObjectLostError, and a ValueError as in Ray."""
 
 
-def _of_another_cluster(refs: Iterable[ObjectRef]) -> UnknownReference:
+def of_another_cluster(refs: Iterable[ObjectRef]) -> UnknownReference:
     """Returns the error for a reference that this process has no record of."""
     trackers = [ref._tracker for ref in refs]
     if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):

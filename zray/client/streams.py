@@ -19,6 +19,13 @@ class Reader(Protocol):
 class StreamReader:
     """Reads the streams that this process has opened."""
 
+    __slots__ = (
+        "_core",
+        "_entries",
+        "_refs",
+        "_shell",
+    )
+
     def __init__(self, shell: ClientShell, refs: ObjectRefs) -> None:
         self._shell = shell
         self._core = shell.core

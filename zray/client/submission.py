@@ -25,6 +25,16 @@ from zray.protocol.records import ActorSpec
 class Submission:
     """Submits work for one process. ``check_usable``: raises if the cluster is gone or this is a forked child."""
 
+    __slots__ = (
+        "_check_usable",
+        "_core",
+        "_entries",
+        "_link",
+        "_questions",
+        "_refs",
+        "_shell",
+    )
+
     def __init__(
         self, shell: ClientShell, refs: ObjectRefs, questions: Questions, check_usable: Callable[[], None]
     ) -> None:

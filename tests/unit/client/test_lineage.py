@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import msgpack
@@ -10,7 +11,7 @@ import pytest
 from tests.unit.client.wiring import HOST, Process, Wire, kind_of_failure
 from tests.unit.client.wiring import SECOND_HOST as SECOND
 from zray.client.core.effects import FreeSegment
-from zray.client.core.lineage import RECORD_BYTES
+from zray.client.core.lineage import RECORD_BYTES, Record
 from zray.client.core.payloads import Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.ids import return_id, task_of
@@ -284,6 +285,142 @@ def test_the_end_of_the_cluster_ends_it(cluster):
     cluster.driver.request(made)
     cluster.driver.core.lose_cluster("the broker is gone", 0.0)
     assert kind_of_failure(cluster.driver.entry(made).data) == "ClusterUnavailableError"
+
+
+def test_dropped_records_are_gone(cluster):
+    """Each record of a chain needs the one before. A record that was dropped must not be held by the others."""
+    for process in cluster.wire:
+        process.is_checked = False
+    cluster.driver.core.lineage.max_bytes = 5 * RECORD_BYTES + 100
+    last = cluster.make()
+    for _ in range(50):
+        last, before = cluster.make((last,)), last
+        cluster.driver.drop(before)
+    assert len(cluster.records) == 5
+    gc.collect()
+    assert sum(type(each) is Record for each in gc.get_objects()) <= 6  # the oldest names the one before it
+
+
+def test_a_large_argument_with_references_inside_is_not_kept(cluster):
+    """The pin would keep all values that it refers to, and what these were made from, in the stores."""
+    made = cluster.make()
+    for _ in range(300):
+        outer = cluster.driver.put([made], stored=True)
+        user = cluster.make((outer,))
+        for each in (made, outer):
+            cluster.driver.drop(each)
+        made = user
+    assert cluster.records == set()
+    assert set(cluster.driver.core.references.entries) == {made}
+
+
+def test_a_chain_of_pins_is_dropped_without_recursion(cluster):
+    for process in cluster.wire:
+        process.is_checked = False
+    made: list[bytes] = []
+    for _ in range(2000):
+        argument = cluster.driver.put(stored=True)
+        made.append(cluster.make((argument, *made[-1:])))
+        cluster.driver.drop(argument)
+    for each in made[:-1]:
+        cluster.driver.drop(each)
+    assert len(cluster.records) == 2000
+    cluster.driver.drop(made[-1])
+    assert not cluster.records
+    assert not cluster.driver.core.references.entries
+
+
+def test_the_limit_counts_large_arguments_that_nothing_else_holds(cluster):
+    lineage = cluster.driver.core.lineage
+    lineage.max_bytes = 3_000_000
+    for _ in range(10):
+        argument = cluster.driver.put(stored=True)
+        cluster.driver.entry(argument).size = 1_000_000
+        cluster.make((argument,))
+        cluster.driver.drop(argument)
+    assert len(cluster.records) <= 4
+    assert sum(entry.size == 1_000_000 for entry in cluster.driver.core.references.entries.values()) <= 4
+
+
+def test_the_limit_does_not_count_what_the_program_holds(cluster):
+    cluster.driver.core.lineage.max_bytes = 3_000_000
+    argument = cluster.driver.put(stored=True)
+    cluster.driver.entry(argument).size = 1_000_000_000
+    made = [cluster.make((argument,)) for _ in range(10)]
+    assert cluster.records == {task_of(each) for each in made}
+
+
+def test_values_of_one_task_are_freed_one_by_one(cluster):
+    first = cluster.make(n_returns=200)
+    record = cluster.driver.core.lineage.records[task_of(first)]
+    for index in range(1, 200):
+        cluster.driver.drop(return_id(task_of(first), index))
+        assert len(record.stored) == 200 - index
+    cluster.driver.drop(return_id(task_of(first), 200))
+    assert not cluster.records
+
+
+def test_a_cancellation_that_came_too_late_has_no_effect_on_another_run(cluster):
+    made = cluster.driver.submit(cluster.worker, retries=3)
+    task = cluster.driver.core.tasks.tasks[task_of(made)]
+    cluster.driver.core.cancel(made, 0)
+    cluster.work()
+    assert cluster.status(made) == STORED
+    cluster.lose()
+    cluster.driver.request(made)
+    assert not task.cancelled
+
+
+def test_a_failed_run_keeps_what_was_not_lost(cluster):
+    first = cluster.make(n_returns=2)
+    second = return_id(task_of(first), 2)
+    assert cluster.driver.core.directory.recover(first, HOST) == ""
+    cluster.driver.core.tasks.fail(cluster.driver.core.tasks.tasks[task_of(first)], b"F")
+    cluster.driver.flush()
+    assert cluster.status(second) == STORED
+    assert second not in cluster.driver.freed
+    assert cluster.records == {task_of(second)}
+
+
+def test_many_are_made_again_together(cluster):
+    made = [cluster.make() for _ in range(10)]
+    cluster.lose()
+    references = cluster.driver.core.references
+    assert references.lost_hosts == {HOST}
+    assert references.recover_lost(made)
+    assert [cluster.status(each) for each in made] == [PENDING] * 10
+    assert not references.recover_lost(made)
+
+
+def test_a_lost_value_counts_as_one_that_is_not_there_yet(cluster):
+    """An actor that is created with it is announced at once, so that calls know of it."""
+    made = cluster.make()
+    assert cluster.driver.core.references.has_value(made)
+    cluster.lose()
+    assert not cluster.driver.core.references.has_value(made)
+
+
+def test_calls_of_actors_are_not_made_again(cluster):
+    made = cluster.driver.submit(cluster.worker, retries=3)
+    cluster.driver.core.tasks.tasks[task_of(made)].route = _Called(cluster.driver.core.queue_route)
+    cluster.work()
+    assert not cluster.records
+    assert "actor" in cluster.driver.core.references.recover(made, HOST)
+
+
+class _Called:
+    """The route of a plain task, which says that an actor has it."""
+
+    def __init__(self, route: Any) -> None:
+        self._route = route
+        self.actor_id = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._route, name)
+
+    def done(self, task: Any, error: bytes) -> None:
+        self._route.done(task, error)
+        self.actor_id = b"a" * 24
 
 
 # ---------------------------------------------------------------------------------------------- borrowers

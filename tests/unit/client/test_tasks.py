@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire, kind_of_failure
+from tests.unit.client.wiring import HOST, HOSTS, MAX_INLINE_BYTES, Process, Wire, kind_of_failure
 from zray.client.core.client_core import UNHANDLED
 from zray.client.core.effects import Unhandled, Warn
 from zray.client.core.payloads import INTERRUPTED, pack_outcome, read_outcome
@@ -63,8 +63,8 @@ def answer(
 
 
 def sent(process: Process) -> list[Any]:
-    """The messages sent to the broker since the last query."""
-    messages = list(process.up)
+    """The messages sent to the broker since the last query, without those that watch hosts."""
+    messages = [each for each in process.up if not (isinstance(each, m.Watch) and each.process_id in HOSTS)]
     process.up.clear()
     return messages
 

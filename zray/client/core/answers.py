@@ -17,6 +17,18 @@ from zray.protocol.messages import Done, LeaseReturned, Reply, Result, Yield
 class Answers:
     """The items and answers of one worker. ``running``: the tasks and calls that are not finished."""
 
+    __slots__ = (
+        "_answer_owner",
+        "_host_id",
+        "_process_id",
+        "_references",
+        "_reply",
+        "_running",
+        "_send",
+        "gathering",
+        "owed",
+    )
+
     def __init__(
         self,
         references: ReferenceTable,

@@ -337,6 +337,9 @@ class ClientCore:
         task = self.tasks.tasks.get(task_of(object_id))
         if task is None:
             return  # it has ended, or the object was put
+        entry = self.references.entries.get(object_id)
+        if task.task_id in self.lineage.rerun and entry is not None and entry.status is not PENDING:
+            return  # another value of the task is made again
         if mode & CANCEL_FORCE and self.actors.is_call(task):
             self.perform(Warn(f"a cancellation by another process had no effect: {FORCE_IS_FOR_TASKS}"))
         else:

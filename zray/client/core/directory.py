@@ -16,6 +16,8 @@ from zray.ids import owner_of
 from zray.protocol.messages import CopyGone, CopyMade, FreeObjects, KeepCopies, Locate, Located
 
 MADE_AGAIN = "it is lost, and is made again"
+NOT_LOST = "its host may have it still"
+"""It could not be read for another reason."""
 
 
 class ObjectDirectory:
@@ -90,7 +92,7 @@ class ObjectDirectory:
             return ""
         if references.owns(object_id):
             if not missing and not references.is_dead(host):
-                return "its host may have it still"
+                return NOT_LOST
             return self.recover(object_id, host)
         if references.is_dead(owner_of(object_id)):
             return "its owner is dead, and only that could have it made again"

@@ -4,7 +4,8 @@ A value in the store of a host is lost with that host, unless another has a copy
 soon as the value is needed. For that it keeps a *record* of the task: the task itself with its arguments. It also keeps
 what those arguments refer to, or how that was made:
 
-* a small value of this process, and a stored one that nothing can make again, for instance one that was put: pinned;
+* a small value of this process, and a stored one that nothing can make again, for instance one that was put: pinned.
+  If the stored one has references inside, no record is kept: it would keep all that is inside;
 * a small value with references inside: its bytes, and what these refer to by the same rules. A pin would keep the large
   values behind them in the stores;
 * a stored value of another task: not pinned. Its own record is kept as long as this one, so it can be made again, too;
@@ -20,11 +21,11 @@ that are still to be submitted. So a chain of any length needs no recursion: eac
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from zray.client.core.references import RECONSTRUCTION_FAILED, Entry, ReferenceTable
+from zray.client.core.references import RECONSTRUCTION_FAILED, ReferenceTable
 from zray.client.core.states import INLINE, PENDING, STORED
 from zray.client.core.tasks import Task, TaskTable
 from zray.ids import PUT_INDEX, TASK_ID_BYTES, return_id, task_of
@@ -51,7 +52,7 @@ class Record:
 
     __slots__ = ("dependents", "n_bytes", "needs", "pinned", "stored", "task", "values")
 
-    def __init__(self, task: Task, stored: tuple[int, ...]) -> None:
+    def __init__(self, task: Task, stored: set[int]) -> None:
         self.task = task
         self.stored = stored
         self.needs: dict[bytes, Record] = {}
@@ -61,11 +62,55 @@ class Record:
         self.dependents = 0
 
 
+class Pins:
+    """The objects that records pin, with the number of these. What something else holds, too, costs nothing.
+
+    ``n_bytes``: what the pins alone keep, as of the last ``count``. ``added``: the bytes pinned since then.
+    """
+
+    __slots__ = ("_counts", "_references", "added", "n_bytes")
+
+    def __init__(self, references: ReferenceTable) -> None:
+        self._references = references
+        self._counts: dict[bytes, int] = {}
+        self.n_bytes = 0
+        self.added = 0
+
+    def add(self, object_id: bytes) -> None:
+        """Pins an object for one more record."""
+        if object_id not in self._counts:
+            self.added += self._size(object_id)
+        self._counts[object_id] = self._counts.get(object_id, 0) + 1
+        self._references.pin(object_id)
+
+    def remove(self, object_id: bytes) -> None:
+        """Undoes one ``add``."""
+        if self._counts[object_id] == 1 and self._is_alone(object_id):
+            self.n_bytes = max(0, self.n_bytes - self._size(object_id))
+        self._counts[object_id] -= 1
+        if not self._counts[object_id]:
+            del self._counts[object_id]
+        self._references.unpin(object_id)
+
+    def count(self) -> None:
+        """Computes ``n_bytes`` anew: the program may have dropped, or loaded again, what is pinned."""
+        self.added = 0
+        self.n_bytes = sum(self._size(object_id) for object_id in self._counts if self._is_alone(object_id))
+
+    def _size(self, object_id: bytes) -> int:
+        entry = self._references.entries[object_id]
+        return entry.size or len(entry.data)
+
+    def _is_alone(self, object_id: bytes) -> bool:
+        entry = self._references.entries[object_id]
+        return entry.pins == self._counts[object_id] and not (entry.local or entry.covers or entry.holders)
+
+
 class Lineage:
     """The records of one process, by task. ``max_bytes``: their limit; 0: there are none."""
 
     def __init__(self, references: ReferenceTable, tasks: TaskTable, max_bytes: int) -> None:
-        self.records: dict[bytes, Record] = {}
+        self.records: OrderedDict[bytes, Record] = OrderedDict()  # not a dict: its first key is looked for
         self.rerun: set[bytes] = set()
         """The tasks that run again because a value is lost."""
         self.later: dict[bytes, list[tuple[Record, bytes]]] = {}
@@ -76,47 +121,59 @@ class Lineage:
         self.max_bytes = max_bytes
         self.clear: Callable[[bytes], None] = lambda object_id: None
         """Called for an object that was stored and is not now: frees what hosts have of it."""
+        self.pins = Pins(references)
         self._references = references
         self._entries = references.entries
         self._tasks = tasks
         self._ahead: deque[bytes] = deque()
         self._going = False
+        self._unneeded: list[bytes] = []
+        self._dropping = False
 
     # ------------------------------------------------------------------ records
 
     def keep(self, task: Task) -> None:
-        """Notes how a task's stored values were made. Called at its end, while it still holds its arguments."""
+        """Notes how a task's stored values were made. Called at its end, while it still holds its arguments.
+
+        Not for calls of actors: a call that is made again would wait behind the one that needs its value.
+        """
         task_id = task.task_id
-        stored = tuple(filter(lambda index: self._is_stored(task_id, index), range(1, task.n_returns + 1)))
+        stored = self._stored(task)
         if task_id in self.rerun:
             self.rerun.discard(task_id)
             self._clear_places(task, stored)
         record = self.records.get(task_id)
         if record is not None:
             record.stored = stored
-        elif stored and task.retries_left and self.max_bytes:
+            self._drop_unneeded(task_id)
+        elif stored and task.retries_left and self.max_bytes and not task.route.actor_id:
             record = self.records[task_id] = Record(task, stored)
             self._add(record, RECORD_BYTES + len(task.arguments.data))
             self._hold(record, task.arguments.held)
         for dependent, object_id in self.later.pop(task_id, ()):
             if self.records.get(dependent.task.task_id) is dependent:
                 self._hold(dependent, (object_id,))
-        if record is not None:
-            self._drop_unneeded([task_id])
-        while self.n_bytes > self.max_bytes:
-            self.n_dropped += 1
-            self._drop(next(iter(self.records)))
+        self._shrink()
+
+    def _stored(self, task: Task) -> set[int]:
+        entries, task_id = self._entries, task.task_id
+        found = ((index, entries.get(return_id(task_id, index))) for index in range(1, task.n_returns + 1))
+        return {index for index, entry in found if entry is not None and entry.status is STORED}
 
     def _add(self, record: Record, n_bytes: int) -> None:
         record.n_bytes += n_bytes
         self.n_bytes += n_bytes
 
-    def _is_stored(self, task_id: bytes, index: int) -> bool:
-        entry = self._entries.get(return_id(task_id, index))
-        return entry is not None and entry.status is STORED
+    def _shrink(self) -> None:
+        """Drops the oldest records beyond the limit."""
+        if self.pins.added > self.max_bytes // 4:
+            self.pins.count()
+        while self.records and self.n_bytes + self.pins.n_bytes > self.max_bytes:
+            self.n_dropped += 1
+            self._drop(next(iter(self.records)))
 
     def _hold(self, record: Record, object_ids: Iterable[bytes]) -> None:
-        """Keeps arguments of a record's task, or how they are made."""
+        """Keeps arguments of a record's task, or how they are made. Drops the record if one would keep large values."""
         ahead = list(object_ids)
         while ahead:
             object_id = ahead.pop()
@@ -124,8 +181,8 @@ class Lineage:
             if entry is None or not self._references.owns(object_id):
                 continue
             maker = self.records.get(task_id := task_of(object_id))
-            if maker is not None and entry.status in (STORED, PENDING):  # PENDING: it is made again
-                if task_id not in record.needs:
+            if maker is not None and entry.status in (STORED, PENDING) and self._can_make(object_id):
+                if task_id not in record.needs:  # PENDING: it is made again
                     record.needs[task_id] = maker
                     maker.dependents += 1
             elif entry.status is PENDING:  # it is within an argument
@@ -135,49 +192,61 @@ class Lineage:
                     record.values[object_id] = Value(entry.data, entry.size, entry.inner)
                     self._add(record, len(entry.data))
                     ahead += entry.inner
+            elif entry.status is STORED and entry.inner:  # a pin would keep all that is inside, and what is inside that
+                self._drop(record.task.task_id)
+                return
             elif entry.status in (STORED, INLINE) and object_id not in record.pinned:
                 record.pinned[object_id] = None
-                self._add(record, self._cost(entry))
-                self._references.pin(object_id)
-
-    @staticmethod
-    def _cost(entry: Entry) -> int:
-        """The bytes that are kept because of a pin. What the program itself still holds costs nothing."""
-        return 0 if entry.local or entry.holders else entry.size or len(entry.data)
+                self.pins.add(object_id)
 
     def freed(self, object_id: bytes) -> None:
         """Notes that no reference to a stored value is left."""
-        task_id = task_of(object_id)
-        if task_id in self.records:
-            self._drop_unneeded([task_id])
+        record = self.records.get(task_id := task_of(object_id))
+        if record is not None:
+            record.stored.discard(int.from_bytes(object_id[TASK_ID_BYTES:], "big"))
+            self._drop_unneeded(task_id)
 
     def failed(self, task: Task) -> None:
-        """Notes that a task has failed without an answer: its values are errors now."""
-        self.later.pop(task.task_id, None)
-        if task.task_id in self.rerun:
-            self.rerun.discard(task.task_id)
-            self._clear_places(task, ())
-            self._drop(task.task_id)
+        """Notes that a task has failed without an answer. Values that it had not lost stay."""
+        task_id = task.task_id
+        self.later.pop(task_id, None)
+        if task_id in self.rerun:
+            self.rerun.discard(task_id)
+            stored = self._stored(task)
+            self._clear_places(task, stored)
+            record = self.records.get(task_id)
+            if record is not None and stored:
+                record.stored = stored
+            else:
+                self._drop(task_id)
 
-    def _clear_places(self, task: Task, stored: tuple[int, ...]) -> None:
+    def _clear_places(self, task: Task, stored: set[int]) -> None:
         """Frees what is left in stores of values that are not ``stored`` any more."""
         for index in range(1, task.n_returns + 1):
             if index not in stored:
                 self.clear(return_id(task.task_id, index))
 
-    def _drop_unneeded(self, task_ids: list[bytes]) -> None:
-        """Drops those of the records that nothing needs, and then those that only they needed, to any depth."""
-        while task_ids:
-            task_id = task_ids.pop()
-            record = self.records.get(task_id)
-            if record is None or record.dependents or task_id in self.rerun:
-                continue
-            if not any(return_id(task_id, index) in self._entries for index in record.stored):
-                task_ids += self._take_out(task_id)
+    def _drop_unneeded(self, *task_ids: bytes) -> None:
+        """Drops those of the records that nothing needs, and then those that only they needed, to any depth.
+
+        Within itself it only notes them: a pin that goes may free an object, and that another record.
+        """
+        self._unneeded.extend(task_ids)
+        if self._dropping:
+            return
+        self._dropping = True
+        try:
+            while self._unneeded:
+                task_id = self._unneeded.pop()
+                record = self.records.get(task_id)
+                if record is not None and not (record.stored or record.dependents or task_id in self.rerun):
+                    self._unneeded += self._take_out(task_id)
+        finally:
+            self._dropping = False
 
     def _drop(self, task_id: bytes) -> None:
         """Drops a record, even if others need it: what they made cannot be made again then."""
-        self._drop_unneeded(self._take_out(task_id))
+        self._drop_unneeded(*self._take_out(task_id))
 
     def _take_out(self, task_id: bytes) -> list[bytes]:
         """Removes a record. Returns the tasks whose records it has needed."""
@@ -185,11 +254,13 @@ class Lineage:
         if record is None:
             return []
         self.n_bytes -= record.n_bytes
-        for maker in record.needs.values():
+        needs, record.needs, record.values = record.needs, {}, {}  # others may hold the record: it must hold nothing
+        for maker in needs.values():
             maker.dependents -= 1
-        for object_id in record.pinned:
-            self._references.unpin(object_id)
-        return list(record.needs)
+        pinned, record.pinned = record.pinned, {}
+        for object_id in pinned:
+            self.pins.remove(object_id)
+        return list(needs)
 
     # ------------------------------------------------------------------ making values again
 
@@ -217,15 +288,15 @@ class Lineage:
         if record is None:
             if self.n_dropped or not self.max_bytes:
                 return f"how it was made is not known any more (max_lineage_bytes={self.max_bytes:,})"
-            return "its task may not be run again (max_retries=0, its retries are used up, or it is a stream's)"
+            return "its task may not be run again (max_retries=0, its retries are used up, or an actor's or a stream's)"
         task = record.task
         if not task.retries_left:
             return f"its task `{task.name}` has no retries left"
-        if not task.route.may_run_again:
-            return f"its task `{task.name}` cannot be run again, as its actor is dead"
         for argument in task.arguments.held:
-            if argument in self._entries or argument in record.values or not self._references.owns(argument):
+            if argument in self._entries or argument in record.values:
                 continue
+            if not self._references.owns(argument):
+                return f"its task `{task.name}` cannot be run again, as another process's argument was given back"
             if not self._can_make(argument):
                 return f"its task `{task.name}` cannot be run again, as an argument ({argument.hex()}) was freed"
         return ""
@@ -233,8 +304,7 @@ class Lineage:
     def _can_make(self, object_id: bytes) -> bool:
         task_id = task_of(object_id)
         record = self.records.get(task_id)
-        may_run = record is not None and record.task.retries_left and record.task.route.may_run_again
-        return bool(may_run) or task_id in self.rerun
+        return task_id in self.rerun or (record is not None and bool(record.task.retries_left))
 
     def _go(self) -> None:
         """Submits the tasks of ``_ahead``. Does nothing within itself."""
@@ -266,11 +336,13 @@ class Lineage:
             references.await_return(object_id)
             if object_id in values:
                 continue
-            if references.owns(object_id) and self._can_make(object_id):
+            if not references.owns(object_id):
+                references.register(object_id)  # its owner may know it still
+            elif self._can_make(object_id):
                 self.rerun.add(task_of(object_id))
                 self._ahead.append(task_of(object_id))
             else:
-                why = "its owner is another process" if not references.owns(object_id) else self._objection(object_id)
+                why = self._objection(object_id)
                 text = f"object {object_id.hex()} was freed, and is needed to make a lost one again; {why}"
                 references.fail(object_id, RECONSTRUCTION_FAILED, text)
                 hopeless.append(task_of(object_id))
@@ -293,8 +365,9 @@ class Lineage:
                     dependents[task_id] += 1
         for task_id, record in self.records.items():
             assert record.dependents == dependents[task_id], "the number of dependents of a record"
-            in_use = any(return_id(task_id, index) in self._entries for index in record.stored)
-            assert in_use or record.dependents or task_id in self.rerun, "a record that nothing needs"
+            assert record.stored or record.dependents or task_id in self.rerun, "a record that nothing needs"
+            known = all(return_id(task_id, index) in self._entries for index in record.stored)
+            assert known or task_id in self.rerun, "a record of values that are gone"
         assert self.n_bytes == sum(record.n_bytes for record in self.records.values()), "bytes of records"
         assert self.rerun <= self._tasks.tasks.keys(), "a task that does not run again"
 

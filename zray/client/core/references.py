@@ -131,6 +131,8 @@ class ReferenceTable:
         # What a death concerns. There may be a million entries, and a hundred deaths.
         self._held = ObjectsByProcess()  # by holder or announcer
         self._borrowed = ObjectsByProcess()  # by owner
+        self.lost_hosts: set[bytes] = set()
+        """Dead hosts that had values of this process."""
         self._stores: set[bytes] = set()  # hosts that have, or had, a value of this process
         self._tokens = 0
         # token -> (object, owner that must acknowledge, outer object pinned until then, gates that wait)
@@ -147,8 +149,16 @@ class ReferenceTable:
         entry.local = 1
         if host:
             entry.host = host
-            self._stores.add(host)
+            if host not in self._stores:
+                self._keeps(host)
         return entry
+
+    def _keeps(self, host: bytes) -> None:
+        """Notes that a host has values. What it keeps is lost with it, so it is watched."""
+        self._stores.add(host)
+        self.watch_once(host)
+        if host in self._dead:
+            self.lost_hosts.add(host)
 
     def owns(self, object_id: bytes) -> bool:
         """Whether this process is the object's owner."""
@@ -405,7 +415,7 @@ class ReferenceTable:
     def moved(self, object_id: bytes, host: bytes) -> None:
         """Notes that another host has the value of an object of this process now."""
         self.entries[object_id].host = host
-        self._stores.add(host)
+        self._keeps(host)
 
     def watch_once(self, process_id: bytes) -> None:
         """Asks for notice of a process's death, once."""
@@ -429,9 +439,7 @@ class ReferenceTable:
         entry.data = data
         entry.host = host
         if host and status != INLINE and host not in self._stores:
-            self._stores.add(host)
-            if self.owns(object_id):
-                self.watch_once(host)  # what it keeps is lost with it
+            self._keeps(host)
         entry.size = size
         entry.inner = inner
         entry.enter(status)  # last, because other threads read it without the lock
@@ -538,7 +546,20 @@ class ReferenceTable:
 
     def has_value(self, object_id: bytes) -> bool:
         """Whether the outcome of an object is known here, and is not an error."""
-        return self.entries[object_id].status not in (PENDING, ERROR)
+        entry = self.entries[object_id]
+        return entry.status not in (PENDING, ERROR) and not (entry.status is STORED and self._is_lost(object_id, entry))
+
+    def recover_lost(self, object_ids: Iterable[bytes]) -> bool:
+        """Has those of the objects made again that were lost with a host, all at once.
+
+        Returns whether there are any.
+        """
+        lost = False
+        for object_id in object_ids:
+            entry = self.entries.get(object_id)
+            if entry is not None and entry.status is STORED and self._is_lost(object_id, entry):
+                lost = True
+        return lost
 
     def stop_waiting(self, object_id: bytes, waiter: Waiting) -> None:
         """Undoes ``wait_for``. Does nothing if the object has become ready meanwhile."""
@@ -664,6 +685,8 @@ class ReferenceTable:
     def on_process_died(self, process_id: bytes) -> None:
         """Removes the registrations of a dead process, and fails its objects that are pending here."""
         self._dead.add(process_id)
+        if process_id in self._stores:
+            self.lost_hosts.add(process_id)
         self._watched.discard(process_id)
         for token in [token for token, row in self._unacked.items() if row[1] == process_id]:
             self._acknowledged(token)

@@ -18,6 +18,12 @@ class StreamFlow:
     """The streams of one worker. ``running``: the tasks and calls that are not finished; ``hand_back``: returns the
     tasks that are queued behind."""
 
+    __slots__ = (
+        "_hand_back",
+        "_references",
+        "_running",
+    )
+
     def __init__(
         self, references: ReferenceTable, running: dict[bytes, Assignment], hand_back: Callable[[], None]
     ) -> None:

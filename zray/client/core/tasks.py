@@ -71,13 +71,6 @@ class Route(Protocol):
     def class_name(self) -> str:
         """The class of the actor; empty if there is no actor, or its class is not known here."""
 
-    @property
-    def may_run_again(self) -> bool:
-        """Whether a task whose value is lost may be run again. Not by a dead actor."""
-
-    def admit_again(self, task: Task) -> None:
-        """Called when a task that had an outcome is submitted again."""
-
     def ready(self, task: Task) -> None:
         """Called when the task's arguments exist, or it is tried again. Requests ``go`` by ``TaskTable.soon``."""
 
@@ -352,10 +345,10 @@ class TaskTable:
         """Submits a task again that had an outcome, because a value is lost. It uses up a retry."""
         self._next_attempt(task, counts=True)
         task.enter(WAITING)
-        task.counted = task.seq = 0
+        task.counted = 0
         task.left = None
+        task.cancelled = False  # a cancellation that came too late has no effect
         self.on_retry(task.name, f"a value of `{task.name}` is lost, and is made again: {task.attempt_text}")
-        task.route.admit_again(task)
         self.submit(task)
 
     def sent_back(self, task: Task) -> None:
@@ -459,6 +452,8 @@ class TaskTable:
             self._note_unseen(task)
         if task_id in self._streaming:
             self._streams.settle(task_id, returns[0], outcome.host)
+            if self.records is not None and self.records.later:
+                self.records.later.pop(task_id, None)
         else:
             stores = False
             for index, (status, data, size, inner) in enumerate(returns, start=1):

@@ -15,6 +15,15 @@ class TimeLimits:
     """The limits of what one worker runs. ``send``: to the broker. ``cancelled``: the running tasks and calls that were
     asked to stop; those whose time is over are added."""
 
+    __slots__ = (
+        "_cancelled",
+        "_perform",
+        "_send",
+        "_tasks",
+        "_timed_out",
+        "limited",
+    )
+
     def __init__(
         self,
         tasks: TaskTable,

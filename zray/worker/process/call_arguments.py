@@ -14,6 +14,11 @@ from zray.worker.process.served_actor import ServedActor
 class CallArguments:
     """Loads arguments for one worker."""
 
+    __slots__ = (
+        "_actor",
+        "_runner",
+    )
+
     def __init__(self, runner: Runner, actor: ServedActor) -> None:
         self._runner = runner
         self._actor = actor

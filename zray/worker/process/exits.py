@@ -14,6 +14,15 @@ class Exits:
     """The end of one worker. ``code``: the exit code of its process. ``timeout_s``: how long an actor's last calls may
     take."""
 
+    __slots__ = (
+        "_actor",
+        "_execution",
+        "_last_calls_until",
+        "_shell",
+        "_timeout_s",
+        "code",
+    )
+
     def __init__(self, execution: Execution, shell: ClientShell, actor: ServedActor, timeout_s: float) -> None:
         self._execution = execution
         self._shell = shell

@@ -14,6 +14,14 @@ from zray.worker.process.served_actor import ServedActor
 class Interruption:
     """The interruption of what one worker runs. Made in the main thread. ``in_main``: the task that runs there."""
 
+    __slots__ = (
+        "_actor",
+        "_cancelled",
+        "_execution",
+        "_main_thread",
+        "in_main",
+    )
+
     def __init__(self, execution: Execution, actor: ServedActor) -> None:
         self._execution = execution
         self._actor = actor

@@ -18,6 +18,12 @@ from zray.worker.process.served_actor import ServedActor
 class Outcomes:
     """The errors of what one worker runs."""
 
+    __slots__ = (
+        "_actor",
+        "_execution",
+        "_runner",
+    )
+
     def __init__(self, execution: Execution, runner: Runner, actor: ServedActor) -> None:
         self._execution = execution
         self._runner = runner

@@ -23,6 +23,17 @@ class ServedActor:
     Without ``pool`` and ``loop``, the main thread runs its calls. ``concurrency``: how many may run at once.
     """
 
+    __slots__ = (
+        "_methods",
+        "class_name",
+        "concurrency",
+        "group_loops",
+        "group_pools",
+        "instance",
+        "loop",
+        "pool",
+    )
+
     def __init__(self) -> None:
         self.instance: Any = None
         self.class_name = ""
