@@ -12,10 +12,11 @@ import logging
 import math
 import os
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from zray.api.system_config import settings_of, without_meaning
 from zray.config import Config
+from zray.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from zray.job_config import JobConfig

@@ -46,6 +46,8 @@ def start(
     try:
         with contextlib.closing(lock):  # from here on the subprocess holds it
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
+        from zray.api import driver_output, sigterm  # noqa: F401  (``join`` needs them: loaded while the cluster starts)
+
         address = process.wait_until_ready(config.start_timeout_s)
         driver = join(address, {}, config, job, own_directory, shutdown, process)
     except BaseException as error:

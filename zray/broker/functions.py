@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.broker.records import Process
 from zray.ids import function_id_of
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import FunctionBlob, FunctionGet, FunctionPut, ProtocolError
 
 

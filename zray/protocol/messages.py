@@ -7,10 +7,11 @@ The records that they carry are in ``zray.protocol.records``; the questions to t
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from zray.exceptions import ZrayError
 from zray.ids import ActorId, FunctionId, JobId, ProcessId, TaskId
+from zray.named_tuples import NamedTuple
 from zray.protocol.key_values import KvAnswer, KvRequest
 from zray.protocol.lease_messages import (
     LeaseCancel as LeaseCancel,

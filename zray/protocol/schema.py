@@ -9,9 +9,10 @@ identifiers have the sizes of ``zray.ids``.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 from zray import ids
 from zray.bundles import GROUP_ID_BYTES
@@ -44,7 +45,14 @@ def is_record(hint: Any) -> bool:
 
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+    return {field: _hint(kind.__module__, text) for field, text in kind.__annotations__.items()}
+
+
+@functools.cache
+def _hint(module: str, text: str) -> Any:
+    """The type that an annotation of a module names. ``typing.get_type_hints`` would read each annotation anew, and the
+    modules of messages have few different ones."""
+    return eval(text, vars(sys.modules[module]))
 
 
 # -------------------------------------------------------------------------------------------------- the test

@@ -11,7 +11,9 @@ import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+from zray.named_tuples import NamedTuple
 
 _VALID_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 MAX_SERIES = 10_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.accelerators import NVIDIA, Family
 from zray.config import Config
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import pack, unpack
 from zray.protocol.records import EnvironmentPart, EnvironmentSpec
 
