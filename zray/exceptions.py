@@ -339,6 +339,13 @@ class ObjectLostError(ObjectError):
     """The value is gone: its segment was lost."""
 
 
+class ObjectReconstructionFailedError(ObjectLostError):
+    """A lost value cannot be made again: its task has no retries left, for instance. The text says why.
+
+    The job's fault if its tasks must not be retried, else the machine's.
+    """
+
+
 class ObjectFreedError(ObjectLostError):
     """The value was freed because the owner knew of no reference to it."""
 
@@ -535,7 +542,6 @@ RayTaskError = TaskError
 RayActorError = ActorError
 RaySystemError = SystemFailure
 ReferenceCountingAssertionError = ObjectFreedError
-ObjectReconstructionFailedError = ObjectLostError
 ObjectFetchTimedOutError = ObjectLostError
 LocalRayletDiedError = NodeDiedError
 AsyncioActorExit = ActorExit
@@ -587,6 +593,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         ActorDiedError,
         ActorUnavailableError,
         ObjectLostError,
+        ObjectReconstructionFailedError,
         ObjectFreedError,
         OwnerDiedError,
         ObjectStoreFullError,

@@ -207,7 +207,9 @@ def test_wait_in_a_task_and_for_what_is_yet_to_be_made(on_a, sandbox):
 def test_wait_returns_a_lost_object_as_ready(on_a):
     import zray as ray
 
-    refs = [make_on_b(3_000_000) for _ in range(5)]
+    make = ray.remote(max_retries=0, resources={"b": 1}, num_cpus=0)(lambda: np.ones(3_000_000))
+    refs = [make.remote() for _ in range(5)]
+    ray.wait(refs, num_returns=5, timeout=20, fetch_local=False)
     on_a["b"].signal(signal.SIGKILL)
     assert ray.wait(refs, num_returns=5, timeout=20) == (refs, [])
     for ref in refs:
@@ -234,7 +236,8 @@ def test_the_machine_that_has_it_dies(monkeypatch):
     with machines("a", "b", ZRAY_SILENCE_S="2", ZRAY_HEARTBEAT_S="0.4") as (address, hosts):
         monkeypatch.setenv("ZRAY_SILENCE_S", "2")
         ray.init(address)
-        ref = on(ray, "a")(lambda: np.zeros(30_000_000)).remote()
+        make = ray.remote(resources={"a": 1}, num_cpus=0, max_retries=0)(lambda: np.zeros(30_000_000))
+        ref = make.remote()
         ray.wait([ref], timeout=20)
         hosts["a"].signal(signal.SIGSTOP)
         waiting = ray.remote(max_retries=0, resources={"b": 1})(lambda refs: ray.get(refs[0]).nbytes).remote([ref])

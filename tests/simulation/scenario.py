@@ -417,6 +417,7 @@ def unexplained(processes: list[SimProcess]) -> list[str]:
     for process in processes:
         entries = process.core.references.entries
         pins = Counter(inner for entry in entries.values() for inner in entry.inner)
+        pins.update(pinned for record in process.core.lineage.records.values() for pinned in record.pinned)
         for object_id, entry in entries.items():
             where = f"{process.process_id.hex()[:6]}: {object_id.hex()[:6]}..{object_id.hex()[-12:]}"
             if entry.local or entry.covers or entry.announced or entry.pins != pins[object_id]:

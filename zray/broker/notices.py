@@ -99,7 +99,8 @@ class Notices:
         for job_id in self._jobs:
             lost = [*_tasks(tasks.get(job_id, Counter())), *_actors(actors.get(job_id, []))]
             ran = f"of this job it ran {' and '.join(lost)}" if lost else "nothing of this job ran there"
-            self._tell(job_id, f"host {host.label} is lost: {reason}; {ran}. Objects that only it had are lost")
+            text = f"host {host.label} is lost: {reason}; {ran}. Objects that only it had are lost"
+            self._tell(job_id, f"{text}, unless their tasks can be run again")
 
     # ------------------------------------------------------------------ workers and tasks
 

@@ -12,6 +12,7 @@ import math
 import os
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -48,6 +49,7 @@ from zray.exceptions import (
     DeserializationError,
     MessageRefusedError,
     ObjectLostError,
+    ObjectReconstructionFailedError,
     SystemFailure,
     TaskError,
     ZrayError,
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
+MAX_LOST_READS = 3
+"""The number of times that an object is looked for again at the host that, as its owner says, has it."""
 LOADED_AT_ONCE = 64
 """The number of references that are made in one critical section, while other threads wait for the lock."""
 MAX_DROPPED = 64
@@ -127,6 +131,7 @@ class Session:
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.core.tasks.pauses.retries = config.task_oom_retries
+        self.core.lineage.max_bytes = config.max_lineage_bytes
         self.core.streams.none = NONE
         self.stores = Stores(
             host_id,
@@ -435,15 +440,47 @@ class Session:
         try:
             if entry.status is INLINE:
                 return deserialize(entry.data, self._loader(object_id, entry))
-            if entry.status is STORED:
-                data = self.read(entry.host, object_id, entry.size, deadline)
+            if entry.status is STORED and (data := self._read_stored(object_id, entry, deadline)) is not None:
                 return deserialize(data, self._loader(object_id, entry))
+            if entry.status is PENDING or entry.status is INLINE:  # it was lost, and has been made again
+                return self.get([self.intern(object_id)], None if deadline is None else deadline - time.monotonic())[0]
         except DeserializationError as error:
             raise error.about(f"the value of ObjectRef({object_id.hex()})") from error.__cause__
         if entry.status is HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         self.core.references.seen(object_id)
         raise self._error_of(object_id, deadline)
+
+    def _read_stored(self, object_id: bytes, entry: Entry, deadline: float | None) -> memoryview | None:
+        """The bytes of a stored object. If it is lost, waits until it has been made again; None: it is not stored then.
+
+        Raises as ``read`` does.
+        """
+        failures: Counter[bytes] = Counter()
+        while entry.status is STORED:
+            host = entry.host
+            try:
+                return self.read(host, object_id, entry.size, deadline)
+            except ObjectLostError as error:
+                failures[host] += 1
+                if failures[host] > MAX_LOST_READS:
+                    raise
+                self.look_again(object_id, host, error)
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._waits.first_error([object_id], left_s)
+        return None
+
+    def look_again(self, object_id: bytes, host: bytes, error: ObjectLostError) -> None:
+        """Has a stored value looked for again that could not be read at ``host``, and made again if it is lost.
+
+        Raises ``error``, with the reason, if that is of no use.
+        """
+        if type(error) is not ObjectLostError:
+            raise error
+        missing = host if self.stores.lacks(host, object_id) else b""
+        why = self.shell.run(lambda: self.core.directory.look_again(object_id, host, missing))
+        if why:
+            raise ObjectReconstructionFailedError(f"{error}; {why}") from None
 
     def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:
         """Returns the function that loads the references in an object's value."""

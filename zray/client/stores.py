@@ -106,6 +106,17 @@ class Stores:
             why = "its segment is gone from the store"
             raise ObjectLostError(self._loss(host, object_id, why)) from None
 
+    def lacks(self, host: bytes, object_id: bytes) -> bool:
+        """Whether the store of ``host`` can be looked into from here, and does not have the object."""
+        path = self._paths.get(host)
+        if path is None:
+            return False
+        try:
+            store = self.of(host)
+            return store is not None and not store.contains(object_id)
+        except OSError:
+            return not os.path.exists(path)
+
     def _loss(self, host: bytes, object_id: bytes, why: str) -> str:
         """Returns the text of an ObjectLostError. The usual reason is that the host is gone."""
         path = self._paths.get(host)
@@ -124,11 +135,14 @@ class Stores:
 
         Never asks the broker, because the thread that waits for the broker's answers calls it.
         """
-        store = self.of(host) if host in self._paths else None
-        if store is not None:
-            with contextlib.suppress(FileNotFoundError):  # the whole store has been removed, with its segments
-                store.free(object_ids)
-        return store is not None
+        if host not in self._paths:
+            return False
+        with contextlib.suppress(FileNotFoundError):  # the whole store has been removed, with its segments
+            store = self.of(host)
+            if store is None:
+                return False
+            store.free(object_ids)
+        return True
 
     def settle(self) -> None:
         """Releases segments of values that are gone. Called regularly, for a process that does not use its stores."""

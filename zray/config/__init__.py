@@ -79,6 +79,12 @@ class Config:
     These attempts cost none of its max_retries. It is a setting of the process that submits the task. Ray's
     RAY_task_oom_retries counts too.
     """
+    max_lineage_bytes: int = 256 * MIB
+    """How much a process keeps about the tasks whose results could be lost with a host, in bytes; 0: nothing.
+
+    With it, a lost result is made again. It is a setting of the process that submits the task. Ray's
+    RAY_max_lineage_bytes counts too.
+    """
     idle_timeout_s: float = 5.0
     """How long a worker process may idle before it is ended, in seconds.
 

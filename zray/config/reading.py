@@ -33,6 +33,7 @@ RAY_VARIABLES = {
     "address": "RAY_ADDRESS",
     "dedup_logs": "RAY_DEDUP_LOGS",
     "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
+    "max_lineage_bytes": "RAY_max_lineage_bytes",
     "memory_monitor_refresh_ms": "RAY_memory_monitor_refresh_ms",
     "memory_usage_threshold": "RAY_memory_usage_threshold",
     "profiling": "RAY_PROFILING",

@@ -13,7 +13,13 @@ from zray.protocol.records import ObjectLocation
 
 
 class ObjectRequest(NamedTuple):
+    """From a borrower to the owner: what is the value? Answer: ``ObjectState``, as soon as there is one.
+
+    ``missing``: the host on the borrower's machine that should have it, and has not; empty if there is none.
+    """
+
     object_id: ObjectId
+    missing: bytes
 
 
 class ObjectState(NamedTuple):

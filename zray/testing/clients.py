@@ -6,6 +6,7 @@ depends on nothing else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -20,10 +21,19 @@ from zray.client.core.streams import StreamSpec
 from zray.client.core.tasks import Task
 from zray.client.core.windows import Windows
 from zray.config import Config
-from zray.ids import function_id_of, put_id, return_id
+from zray.ids import function_id_of, owner_of, put_id, return_id
 from zray.named_tuples import NamedTuple
 from zray.protocol.contract import BROKER
-from zray.protocol.messages import DRIVER, FLAG_RETRYABLE, ActorFound, ActorLookup, FreeObjects, Goodbye
+from zray.protocol.messages import (
+    DRIVER,
+    FLAG_RETRYABLE,
+    ActorFound,
+    ActorLookup,
+    CopyGone,
+    FreeObjects,
+    Goodbye,
+    Locate,
+)
 from zray.protocol.records import ActorSpec
 from zray.protocol.routing import through_broker
 from zray.testing.lanes import SimLanes
@@ -31,6 +41,8 @@ from zray.testing.nodes import Network, Node
 from zray.testing.operations import Ask, Emit, Get, Program, Sleep, Until, is_over
 
 COLLECTED = -1
+MAX_LOST_READS = 3
+"""The number of times that a program looks for a lost value again."""
 
 
 def _options(n_returns: int, stream: StreamSpec | None = None) -> bytes:
@@ -82,6 +94,7 @@ class _Wait:
     ) -> None:
         """``loads``: the program gets the values."""
         self.left = 0
+        self._failures: Counter[tuple[bytes, bytes]] = Counter()
         self._loads = loads
         self._process = process
         self._program = program
@@ -99,8 +112,29 @@ class _Wait:
         """Continues the program with the values, unless it was interrupted meanwhile."""
         process = self._process
         if process.alive and not is_over(self._program):
+            if self._loads and self._look_again():
+                return
             values = [process.value(object_id) for object_id in self._object_ids] if self._loads else None
             process.resume(self._program, values, self._end)
+
+    def _look_again(self) -> bool:
+        """Has lost values looked for again. Returns whether the program goes on waiting."""
+        process, entries = self._process, self._process.core.references.entries
+        for object_id in self._object_ids:
+            if entries[object_id].status is PENDING:  # another program has found that it is lost
+                self.left += process.core.references.wait_for(object_id, self)
+                continue
+            host = entries[object_id].host
+            failures = self._failures[object_id, host]
+            if failures == MAX_LOST_READS or not process.is_lost(object_id):
+                continue
+            self._failures[object_id, host] += 1
+            process.look_for_holders(object_id, host)
+            if not process.core.directory.look_again(object_id, host, b""):
+                self.left += process.core.references.wait_for(object_id, self)
+        if self.left:
+            process.flush()
+        return bool(self.left)
 
 
 class SimProcess(Node):
@@ -299,6 +333,16 @@ class SimProcess(Node):
     def drop(self, object_id: bytes) -> None:
         """Drops one of the caller's references."""
         self.core.dropped.append(object_id)
+
+    def is_lost(self, object_id: bytes) -> bool:
+        """Whether an object is in no store any more, although it has a value."""
+        entry = self.core.references.entries[object_id]
+        return entry.status is STORED and self.cluster.stored(entry.host, object_id) is None
+
+    def look_for_holders(self, object_id: bytes, host: bytes) -> None:
+        """Asks the owner who has an object, as a pull does that did not get it from ``host``."""
+        for message in (Locate(object_id, 0, False, [host]), CopyGone(object_id)):
+            self.core.send(owner_of(object_id), message)
 
     def value(self, object_id: bytes) -> list[bytes] | None:
         """Returns a ready object's value, with its references loaded; None for an error."""

@@ -86,7 +86,8 @@ class SimCluster:
     ``large``: for thousands of hosts, on a network without loss. The broker then handles arrived frames once a turn, as
     its shell does. Its invariants are not checked at every step, which would cost more than all the rest. ``on_turn``
     is called with the turn to do, and decides what a turn costs. ``windows``: those of drivers and workers.
-    ``lane_faults``: whether processes have lanes, and what goes wrong with these.
+    ``lane_faults``: whether processes have lanes, and what goes wrong with these. ``stored_part``: the part of the
+    calls whose values are stored; other values are in the answer.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class SimCluster:
         large: bool = False,
         windows: Windows = WINDOWS,
         lane_faults: LaneFaults = LaneFaults(),  # noqa: B008
+        stored_part: float = 0.2,
     ) -> None:
         self.windows = windows
+        self.stored_part = stored_part
         self.sim = Simulation(seed, network_faults)
         self.lanes = SimLanes(self.sim, lane_faults)
         self.large = large

@@ -19,10 +19,7 @@ from zray.protocol.records import JoinInfo
 from zray.testing.clients import COLLECTED, ClientCluster, SimProcess
 from zray.testing.hosts import SimHost
 from zray.testing.nodes import Node
-from zray.testing.operations import Program
-
-STORED_PART = 0.2
-"""The part of the calls whose values are stored; other values are in the answer."""
+from zray.testing.operations import Get, Program
 
 
 class WorkerCluster(ClientCluster, Protocol):
@@ -31,6 +28,7 @@ class WorkerCluster(ClientCluster, Protocol):
     programs: Callable[[SimWorker, Assignment, list[bytes]], Program]
     workers: list[SimWorker]
     die_storing: int
+    stored_part: float
 
     def started(self, task_id: bytes) -> None:
         """A worker begins a task or call."""
@@ -124,21 +122,42 @@ class SimWorker(SimProcess):
         if task.kind != CONSTRUCTOR:
             self.cluster.started(task.task_id)
         nested = msgpack.unpackb(task.payload.data) if task.payload.data else []
+        lost: list[tuple[bytes, bytes]] = []
         for _, object_id, status, value, host, _ in task.payload.refs:
             if status == STORED:
                 value = self.cluster.stored(host, object_id)
+                if value is None:
+                    lost.append((object_id, host))
             if status in (INLINE, STORED) and value is not None:
                 nested = nested + msgpack.unpackb(value)
         for object_id in nested:
             self.core.references.load_covered(object_id)
             task.covered.append(object_id)
+        for object_id, host in lost:
+            self.core.references.load_covered(object_id)
+            task.covered.append(object_id)
+            self.look_for_holders(object_id, host)
+            self.core.directory.look_again(object_id, host, b"")
         program = self.cluster.programs(self, task, nested)
         if task.kind == CONSTRUCTOR:
             self.core.execution.constructed(task, b"")
             return
+        if lost:
+            program = self._after_arguments([object_id for object_id, _ in lost], program)
         self.programs[task.task_id] = task, program
         self.skipping[task.task_id] = 0
         self.run(program, lambda result, failed: self._end(task, result, failed))
+
+    def _after_arguments(self, lost: list[bytes], program: Program) -> Program:
+        """Runs a program once its lost arguments have been made again."""
+        self.block()
+        values = yield Get(lost)
+        self.unblock()
+        for object_id in [*lost, *(inner for value in values for inner in value or ())]:
+            self.drop(object_id)
+        if None in values:
+            raise RuntimeError("an argument is an error")
+        return (yield from program)
 
     def _store(self, task_id: bytes, index: int, data: bytes, inner: tuple[bytes, ...]) -> Return:
         object_id = return_id(task_id, index)
@@ -164,7 +183,7 @@ class SimWorker(SimProcess):
         inner = tuple(dict.fromkeys(refs))
         data = msgpack.packb(list(inner))
         item = Return(INLINE, data, 0, inner)
-        if not self.cluster.large and self.cluster.sim.random.random() < STORED_PART:
+        if not self.cluster.large and self.cluster.sim.random.random() < self.cluster.stored_part:
             item = self._store(task.task_id, FIRST_ITEM + task.producer.sent, data, inner)
             if self.cluster.die_storing and self.cluster.sim.random.random() < 0.2:
                 self.cluster.die_storing -= 1
@@ -225,7 +244,7 @@ class SimWorker(SimProcess):
             data = msgpack.packb(list(inner))
             if task.producer is not None:
                 returns = [self._completion(task, n_returns == COLLECTED)]
-            elif not self.cluster.large and self.cluster.sim.random.random() < STORED_PART:
+            elif not self.cluster.large and self.cluster.sim.random.random() < self.cluster.stored_part:
                 returns = [self._store(task.task_id, index, data, inner) for index in range(1, n_returns + 1)]
                 if self.cluster.die_storing and self.cluster.sim.random.random() < 0.5:
                     self.cluster.die_storing -= 1

@@ -55,11 +55,12 @@ def test_a_lost_host_is_one_line_for_each_driver(broker):
     (line,) = told(broker, one)
     assert line == (
         "host node7 (6e6f6465) is lost: it was silent; of this job it ran 3 tasks (2 tried again, 1 not to be tried "
-        "again) and 1 actor: A 'x' (restarted). Objects that only it had are lost"
+        "again) and 1 actor: A 'x' (restarted). Objects that only it had are lost, unless their tasks can be run again"
     )
     (other,) = told(broker, two)
     assert other == (
-        "host node7 (6e6f6465) is lost: it was silent; nothing of this job ran there. Objects that only it had are lost"
+        "host node7 (6e6f6465) is lost: it was silent; nothing of this job ran there. Objects that only it had are "
+        "lost, unless their tasks can be run again"
     )
 
 

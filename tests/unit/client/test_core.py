@@ -166,7 +166,7 @@ def test_an_owner_says_who_has_an_object(core):
     tell(core, TWO, m.Locate(object_id, 8, True, []))
     assert said(core, TWO) == [m.Located(object_id, 8, 100, [ONE], "", "")]
     tell(core, TWO, m.Locate(object_id, 9, True, [KEEPER, ONE]))
-    assert said(core, TWO)[0].kind == "ObjectLostError"
+    assert said(core, TWO)[0].kind == "ObjectReconstructionFailedError"
     tell(core, TWO, m.Locate(put_id(core.new_task_id()), 10, True, []))
     assert said(core, TWO)[0].kind == "ObjectFreedError"
 
@@ -198,6 +198,7 @@ def test_a_copy_of_what_is_freed_is_freed(core):
 def test_a_copy_of_what_is_not_stored_is_freed(core):
     object_id = put_id(core.new_task_id())
     core.references.own(object_id)
+    core.references.resolve(object_id, INLINE, b"small", b"", 0)
     tell(core, ONE, m.CopyMade(object_id))
     assert said(core, ONE) == [m.FreeObjects([object_id])]
     assert core.locations.complete(object_id) == []

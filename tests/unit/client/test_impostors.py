@@ -118,7 +118,7 @@ def deliver(process: Process, source: bytes, *messages: Any) -> None:
 def of_others(object_id: bytes) -> list[Any]:
     """The messages that only an object's owner may receive."""
     return [
-        m.ObjectRequest(object_id), m.BorrowAdd(object_id, OTHER_PROCESS, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
+        m.ObjectRequest(object_id, b""), m.BorrowAdd(object_id, OTHER_PROCESS, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
         m.BorrowEnd(object_id, 1), m.BorrowConfirm(object_id, b"x" * 16), m.BorrowChecked(object_id, b"x" * 16),
         m.Locate(object_id, 1, True, []), m.CopyMade(object_id),
     ]  # fmt: skip

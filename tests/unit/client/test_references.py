@@ -693,7 +693,7 @@ def test_a_value_for_an_object_that_is_gone(driver):
 
 @pytest.mark.parametrize(
     "message",
-    [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1, b"")],
+    [m.ObjectRequest(b"x" * 28, b""), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1, b"")],
     ids=["request", "state"],
 )
 def test_messages_about_the_objects_of_others(driver, message):

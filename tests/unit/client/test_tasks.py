@@ -516,7 +516,7 @@ def test_an_error_that_was_seen_is_not_reported(driver, worker):
 @pytest.mark.parametrize("early", [True, False])
 def test_an_error_that_another_process_has_asked_for_is_not_reported(wire, driver, worker, early):
     ref = driver.submit(worker)
-    ask = m.Delivered(worker.id, pack_body([m.ObjectRequest(ref)]))
+    ask = m.Delivered(worker.id, pack_body([m.ObjectRequest(ref, b"")]))
     if early:
         driver.core.receive(BROKER, ask, 0.0)
     user_error(driver, ref)

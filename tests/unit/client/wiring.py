@@ -30,6 +30,9 @@ from zray.protocol.routing import through_broker
 
 FUNCTION = b"function".ljust(16, b"\0")
 HOST = b"host".ljust(16, b"\0")
+SECOND_HOST = b"second host".ljust(16, b"\0")
+HOSTS = (HOST, SECOND_HOST)
+"""They live until a test says otherwise."""
 MAX_INLINE_BYTES = 1 << 20
 INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", 0, (), ())
 
@@ -243,7 +246,7 @@ class Wire:
             self.post(process.id, m.ProcessDied(message.dest, "killed"))
         elif isinstance(message, m.Watch) and message.process_id in self.processes:
             self.watchers[message.process_id].add(process.id)
-        elif isinstance(message, m.Watch):
+        elif isinstance(message, m.Watch) and message.process_id not in HOSTS:
             self.post(process.id, m.ProcessDied(message.process_id, "killed"))
         else:
             self.others.append((process, message))

@@ -101,7 +101,7 @@ GOLDEN = """
 48 StartWorker worker_id: bytes, environment: EnvironmentSpec
 49 KillWorker worker_id: bytes, reason: str, kind: str
 50 FlushLogs request: int
-51 ObjectRequest object_id: bytes
+51 ObjectRequest object_id: bytes, missing: bytes
 52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int, inner: bytes
 53 BorrowAdd object_id: bytes, holder: bytes, token: int
 54 BorrowAck token: int
@@ -419,7 +419,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 17
+    assert messages.PROTOCOL_VERSION == 18
 
 
 def test_every_size_is_that_of_a_field():

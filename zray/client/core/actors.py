@@ -38,6 +38,13 @@ class _CreationRoute:
         """See ``Route``."""
         return self._view.class_name
 
+    @property
+    def may_run_again(self) -> bool:
+        return False  # the broker runs constructors again
+
+    def admit_again(self, task: Task) -> None:
+        raise AssertionError("a constructor has no values that could be lost")
+
     def ready(self, task: Task) -> None:
         self._table.soon(task)
 

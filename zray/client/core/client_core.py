@@ -18,6 +18,7 @@ from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhand
 from zray.client.core.execution import Execution
 from zray.client.core.lanes import LaneTable
 from zray.client.core.leases import LeaseTable
+from zray.client.core.lineage import Lineage
 from zray.client.core.locations import LocationTable
 from zray.client.core.object_places import ObjectPlaces
 from zray.client.core.payloads import pack_outcome, read_outcome
@@ -123,6 +124,8 @@ from zray.protocol.state_questions import (
 
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's wording."""
+MAX_LINEAGE_BYTES = 256 << 20
+"""See ``zray.client.core.lineage``. The session sets it by the setting of this name."""
 MAX_INSPECTED = 20
 """The number of running calls, and of awaited objects, that an answer to ``Inspect`` contains."""
 FORCE_IS_FOR_TASKS = "force=True is not supported for actor tasks: cancel without it, or end the actor with zray.kill()"
@@ -158,9 +161,12 @@ class ClientCore:
         self._next_request = 1
         self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
         self.locations = LocationTable()
-        self.directory = ObjectDirectory(self.references, self.locations, self.send)
         self.streams = StreamTable(self.references, self.send)
         self.tasks = TaskTable(self.references, self.locations, self.streams, max_inline_bytes)
+        self.lineage = self.tasks.records = Lineage(self.references, self.tasks, MAX_LINEAGE_BYTES)
+        self.directory = ObjectDirectory(self.references, self.locations, self.lineage, self.send)
+        self.references.recover = self.directory.recover
+        self.lineage.clear = self._clear_places
         self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
         self.leases = LeaseTable(self.tasks, host_id, to_broker)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows, self.leases)
@@ -365,8 +371,15 @@ class ClientCore:
         if self.streams.handle_freed(object_id) or self.actors.handle_freed(object_id):
             return
         if host:
-            for holder in (host, *self.locations.forget(object_id)):
-                self.perform(FreeSegment(holder, object_id))
+            self.perform(FreeSegment(host, object_id))
+            self._clear_places(object_id)
+            if self.lineage.records:
+                self.lineage.freed(object_id)
+
+    def _clear_places(self, object_id: bytes) -> None:
+        """Frees copies of an object, and what earlier attempts have left of it."""
+        for holder in self.locations.forget(object_id):
+            self.perform(FreeSegment(holder, object_id))
 
     # ------------------------------------------------------------------ inspection
     def _inspect(self, message: Inspect) -> None:
@@ -464,6 +477,7 @@ class ClientCore:
         self.actors.check()
         self.lanes.check()
         self.leases.check()
+        self.lineage.check()
 
     @event
     def lose_cluster(self, message: str, now: float) -> None:

@@ -28,7 +28,7 @@ class LocationTable:
     """The copies of one process's objects; also segments left by earlier attempts, see ``leave``."""
 
     def __init__(self) -> None:
-        self._left: dict[bytes, set[bytes]] = {}
+        self._left: dict[bytes, dict[bytes, None]] = {}
         self._copies: dict[bytes, dict[bytes, Holder]] = {}
         self._held_by: dict[bytes, set[bytes]] = {}  # by process: the objects of which it has or gets a copy
 
@@ -121,7 +121,7 @@ class LocationTable:
 
         It is freed with the object. Before that, the host may also get a copy of the object.
         """
-        self._left.setdefault(object_id, set()).add(host)
+        self._left.setdefault(object_id, {})[host] = None
 
     def forget(self, object_id: bytes) -> list[bytes]:
         """Removes an object that is freed. Returns the processes that have or get a copy, or have a segment left of
@@ -129,7 +129,7 @@ class LocationTable:
         copies = self._copies.pop(object_id, {})
         for host in copies:
             self._held_by[host].discard(object_id)
-        return [*copies, *(self._left.pop(object_id, set()) - copies.keys())]
+        return [*copies, *(host for host in self._left.pop(object_id, ()) if host not in copies)]
 
     def on_process_died(self, process_id: bytes) -> None:
         """Removes the copies of a dead process."""

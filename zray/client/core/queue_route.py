@@ -53,6 +53,13 @@ class QueueRoute:
         self._max_windows = MAX_IDLE_WINDOWS
         self._behind_all: dict[bytes, None] = {}
 
+    @property
+    def may_run_again(self) -> bool:
+        return True
+
+    def admit_again(self, task: Task) -> None:
+        return
+
     def ready(self, task: Task) -> None:
         if task.counted:  # it is tried again
             self._uncount(task)

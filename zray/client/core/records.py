@@ -25,6 +25,7 @@ ERROR_TYPES = {
     "NodeDiedError": "NODE_DIED",
     "ObjectFreedError": "OBJECT_FREED",
     "ObjectLostError": "OBJECT_LOST",
+    "ObjectReconstructionFailedError": "OBJECT_UNRECONSTRUCTABLE",
     "OutOfDiskError": "OUT_OF_DISK_ERROR",
     "OutOfMemoryError": "OUT_OF_MEMORY",
     "OwnerDiedError": "OWNER_DIED",

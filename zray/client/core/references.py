@@ -43,6 +43,14 @@ handed over, because the size of a message is limited. Then the process that unp
 them, which fails if the value's owner has died before."""
 
 
+RECONSTRUCTION_FAILED = "ObjectReconstructionFailedError"
+
+
+def lost_text(object_id: bytes, why: str) -> str:
+    """The text of the error for a lost value. ``why``: why it cannot be made again."""
+    return f"object {object_id.hex()} is lost with the host that kept it, and no other has a copy; {why}"
+
+
 class Entry:
     """What this process knows of one object. The module's docstring has the invariants.
 
@@ -113,6 +121,11 @@ class ReferenceTable:
         self.on_unseen: Callable[[str, bytes, int], None] = lambda name, data, size: None
         """Called for such an error when it can no longer be seen, with the task's name, the error (empty if it is in a
         store) and its size."""
+        self.recover: Callable[[bytes, bytes], str] = lambda object_id, missing: "it cannot be made again"
+        """Called for a stored value of this process that is needed, and is not at ``missing`` any more.
+
+        Afterwards it has another place, or none until it is made again. Returns why it cannot be made again; empty if
+        it can."""
         self._watched: set[bytes] = set()
         self._dead: set[bytes] = set()
         # What a death concerns. There may be a million entries, and a hundred deaths.
@@ -415,8 +428,10 @@ class ReferenceTable:
             return
         entry.data = data
         entry.host = host
-        if host and status != INLINE:
+        if host and status != INLINE and host not in self._stores:
             self._stores.add(host)
+            if self.owns(object_id):
+                self.watch_once(host)  # what it keeps is lost with it
         entry.size = size
         entry.inner = inner
         entry.enter(status)  # last, because other threads read it without the lock
@@ -468,9 +483,11 @@ class ReferenceTable:
         self._freed(host, object_id)
 
     def await_return(self, object_id: bytes) -> None:
-        """Makes an entry for a return value that other values refer to; its own reference may be gone already."""
+        """Makes an entry, if there is none, for an object that will have a value, and to which others refer."""
         if object_id not in self.entries:
             self.entries[object_id] = Entry()
+            if not self.owns(object_id):
+                self._borrowed.add(owner_of(object_id), object_id)
 
     def fail(self, object_id: bytes, kind: str, message: str) -> None:
         """Resolves an object with a failure, which travels by name."""
@@ -482,14 +499,42 @@ class ReferenceTable:
         Asks the owner for the value if the object is borrowed.
         """
         entry = self.entries.get(object_id) or self._entry(object_id)
-        if entry.status is not PENDING:
+        if entry.status is not PENDING and not (entry.status is STORED and self._is_lost(object_id, entry)):
             return False
         entry.waiters = [waiter] if entry.waiters is None else with_waiter(entry.waiters, waiter)
         if not entry.requested and not self.owns(object_id):
             entry.requested = True
             self.watch_once(owner_of(object_id))
-            self._peers(owner_of(object_id), ObjectRequest(object_id))
+            self._peers(owner_of(object_id), ObjectRequest(object_id, b""))
         return True
+
+    def _is_lost(self, object_id: bytes, entry: Entry) -> bool:
+        """Whether a stored value of this process was lost with its host, and has no value until it is made again."""
+        if entry.host in self._dead and self.owns(object_id) and not self.recover(object_id, entry.host):
+            return entry.status is PENDING  # its task may have failed already, as an argument is an error
+        return False
+
+    def lose(self, object_id: bytes) -> None:
+        """Notes that a stored value is lost, and will be replaced."""
+        entry = self.entries[object_id]
+        entry.enter(PENDING)
+        entry.requested = False
+        inner, entry.inner = entry.inner, ()
+        for inner_id in inner:
+            self.unpin(inner_id)
+
+    def ask_again(self, object_id: bytes, missing: bytes) -> None:
+        """Asks the owner of a value that could not be read once more.
+
+        ``missing``: the host of this machine that does not have it; empty if that is not known for sure.
+        """
+        entry = self.entries[object_id]
+        if entry.status is STORED:
+            self.lose(object_id)
+        if entry.status is PENDING and not entry.requested:
+            entry.requested = True
+            self.watch_once(owner_of(object_id))
+            self._peers(owner_of(object_id), ObjectRequest(object_id, missing))
 
     def has_value(self, object_id: bytes) -> bool:
         """Whether the outcome of an object is known here, and is not an error."""
@@ -512,7 +557,14 @@ class ReferenceTable:
                 "ObjectFreedError", "the object was freed: its owner knew of no reference any more"
             )
             self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0, b""))
-        elif entry.status is not PENDING:
+            return
+        if entry.status is STORED and (entry.host in self._dead or entry.host == message.missing):
+            why = self.recover(message.object_id, entry.host)
+            if why:
+                failure = encode_failure(RECONSTRUCTION_FAILED, lost_text(message.object_id, why))
+                self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0, b""))
+                return
+        if entry.status is not PENDING:
             self._tell(source, message.object_id, entry)
         elif entry.requesters is None:
             entry.requesters = [source]

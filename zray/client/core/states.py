@@ -33,6 +33,9 @@ TASK = Machine(
             WAITING: "It was stopped for lack of memory, and is tried again after a pause.",
             ENDED: "It has a result, it has failed for good, or it was cancelled.",
         },
+        ENDED: {
+            WAITING: "A value of it is lost, and is needed: it is run again.",
+        },
     },
 )
 
@@ -58,6 +61,9 @@ OBJECT = Machine(
             STORED: "Its task returned it, it was put, or its owner has answered: it is large.",
             ERROR: "Its task has failed, its owner is dead or answered so, or the object was freed before.",
             HANDLE: "An actor was created, a stream was opened, or its owner has answered.",
+        },
+        STORED: {
+            PENDING: "It is lost. Its owner has it made again. A borrower asks its owner again.",
         },
     },
 )

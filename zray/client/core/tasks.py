@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zray.client.core.locations import LocationTable
 from zray.client.core.pauses import Pauses
@@ -71,6 +71,13 @@ class Route(Protocol):
     def class_name(self) -> str:
         """The class of the actor; empty if there is no actor, or its class is not known here."""
 
+    @property
+    def may_run_again(self) -> bool:
+        """Whether a task whose value is lost may be run again. Not by a dead actor."""
+
+    def admit_again(self, task: Task) -> None:
+        """Called when a task that had an outcome is submitted again."""
+
     def ready(self, task: Task) -> None:
         """Called when the task's arguments exist, or it is tried again. Requests ``go`` by ``TaskTable.soon``."""
 
@@ -88,6 +95,27 @@ class Route(Protocol):
 
     def done(self, task: Task, error: bytes) -> None:
         """Called when the outcome is known. ``error`` is empty if it came from a worker."""
+
+
+class Records(Protocol):
+    """The records of how stored values were made, see ``zray.client.core.lineage``.
+
+    ``rerun``: the tasks that run again because a value is lost. ``later``: others whose end has to be told.
+    """
+
+    rerun: set[bytes]
+    later: Any
+
+    def keep(self, task: Task) -> None:
+        """Called at the end of a task that has stored a value or has run again, while it still holds its arguments."""
+
+    def failed(self, task: Task) -> None:
+        """Called when a task that concerns them has failed without an answer of a worker."""
+
+
+def concerns(records: Records, task_id: bytes) -> bool:
+    """Whether the end of a task has to be told, even if it has stored nothing."""
+    return (bool(records.rerun) and task_id in records.rerun) or (bool(records.later) and task_id in records.later)
 
 
 class Task:
@@ -207,6 +235,7 @@ class TaskTable:
         self.ended: deque[EndedAttempt] = deque(maxlen=MAX_ENDED)
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
         """Called for an attempt that ended without an outcome, with the task's name and a line about it."""
+        self.records: Records | None = None
         self.pauses: Pauses[Task] = Pauses()
         self._due: deque[Task] = deque()
         self._going = False
@@ -305,6 +334,16 @@ class TaskTable:
         self._next_attempt(task, counts)
         task.enter(READY)
         task.route.ready(task)
+
+    def run_again(self, task: Task) -> None:
+        """Submits a task again that had an outcome, because a value is lost. It uses up a retry."""
+        self._next_attempt(task, counts=True)
+        task.enter(WAITING)
+        task.counted = task.seq = 0
+        task.left = None
+        self.on_retry(task.name, f"a value of `{task.name}` is lost, and is made again: {task.attempt_text}")
+        task.route.admit_again(task)
+        self.submit(task)
 
     def sent_back(self, task: Task) -> None:
         """A process has sent a task back that it has not begun. It is sent again, as the same attempt."""
@@ -408,8 +447,16 @@ class TaskTable:
         if task_id in self._streaming:
             self._streams.settle(task_id, returns[0], outcome.host)
         else:
+            stores = False
             for index, (status, data, size, inner) in enumerate(returns, start=1):
+                if status == STORED:
+                    stores = True
+                    if task.attempt:
+                        self._leave_second(return_id(task_id, index), outcome.host)
                 self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
+            records = self.records
+            if records is not None and ((stores and task.retries_left) or concerns(records, task_id)):
+                records.keep(task)
         if failed is not None:  # its references may be gone already
             self.references.tell_unseen(task_id, *failed[1:3])
         self._let_go(task)
@@ -461,6 +508,15 @@ class TaskTable:
         else:
             task.left = task.left or []
             task.left.append((object_id, host))
+
+    def _leave_second(self, object_id: bytes, host: bytes) -> None:
+        """Notes a value that a task has stored once more, because another of its values was lost."""
+        entry = self.references.entries.get(object_id)
+        if entry is not None and entry.status is STORED:
+            if self.references.is_dead(entry.host):
+                self.references.lose(object_id)  # the new value takes its place
+            else:
+                self._leave(object_id, host)
 
     def _leave(self, object_id: bytes, host: bytes) -> None:
         entry = self.references.entries.get(object_id)
@@ -561,6 +617,8 @@ class TaskTable:
             self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
         if task.task_id in self._streaming:
             self._streams.fail(task.task_id, error, inner)
+        if self.records is not None and concerns(self.records, task.task_id):
+            self.records.failed(task)
         self._let_go(task)
         self._note_failure(task, b"", error)
 

@@ -160,6 +160,13 @@ class ActorView(ABC):
 
     # ------------------------------------------------------------------ as a Route
 
+    @property
+    def may_run_again(self) -> bool:
+        return self.state is not DEAD
+
+    def admit_again(self, task: Task) -> None:
+        self.add(task)
+
     def ready(self, task: Task) -> None:
         if self.in_flight.get(task.seq) is task:  # it is tried again
             self.landed(task)

@@ -17,7 +17,7 @@ from zray.client.core.payloads import Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION
 from zray.client.session import Session
-from zray.exceptions import DeserializationError, ModuleMissingError, ObjectStoreFullError, has_type
+from zray.exceptions import DeserializationError, ModuleMissingError, ObjectLostError, ObjectStoreFullError, has_type
 from zray.failures import alias_of
 from zray.ids import TASK_ID_BYTES, return_id
 from zray.named_tuples import NamedTuple
@@ -152,7 +152,12 @@ class Runner:
                 asked.append((key, session.load_covered(object_id, task.covered)))
                 continue
             if status == STORED:
-                value = session.read(host, object_id, size)
+                try:
+                    value = session.read(host, object_id, size)
+                except ObjectLostError as error:
+                    asked.append((key, session.load_covered(object_id, task.covered)))
+                    session.look_again(object_id, host, error)
+                    continue
             try:
                 loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
             except DeserializationError as error:

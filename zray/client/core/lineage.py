@@ -1,0 +1,304 @@
+"""How the objects of this process were made, so that a lost one can be made again.
+
+A value in the store of a host is lost with that host, unless another has a copy. Its owner then runs its task again, as
+soon as the value is needed. For that it keeps a *record* of the task: the task itself with its arguments. It also keeps
+what those arguments refer to, or how that was made:
+
+* a small value of this process, and a stored one that nothing can make again, for instance one that was put: pinned;
+* a small value with references inside: its bytes, and what these refer to by the same rules. A pin would keep the large
+  values behind them in the stores;
+* a stored value of another task: not pinned. Its own record is kept as long as this one, so it can be made again, too;
+* an object of another process: neither. A process that owned small values for us could not end.
+
+A task is run again at the cost of one of its retries, as in Ray. Records have a limit in bytes. Beyond it the oldest
+ones are dropped. States of a record: it is kept, or its task runs again (``rerun``). It is dropped when no stored value
+of the task is left that could be lost, and no other record needs it.
+
+Theory of the depth. A lost value may have been made from lost values, and those from others. ``_ahead`` has the tasks
+that are still to be submitted. So a chain of any length needs no recursion: each task waits for its arguments as usual.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from zray.client.core.references import RECONSTRUCTION_FAILED, Entry, ReferenceTable
+from zray.client.core.states import INLINE, PENDING, STORED
+from zray.client.core.tasks import Task, TaskTable
+from zray.ids import PUT_INDEX, TASK_ID_BYTES, return_id, task_of
+from zray.named_tuples import NamedTuple
+
+RECORD_BYTES = 1000
+"""The size of a record without its arguments, in bytes; measured with CPython 3.11."""
+
+
+class Value(NamedTuple):
+    """A small value with references inside. It does not hold the objects of these."""
+
+    data: bytes
+    size: int
+    inner: tuple[bytes, ...]
+
+
+class Record:
+    """A task that can be run again.
+
+    ``stored``: the indices of its stored values. ``needs``: the records, by task, of how its arguments were made.
+    ``pinned``: the arguments that are pinned. ``values``: those that are kept otherwise. ``dependents``: the number of
+    records that need this one.
+    """
+
+    __slots__ = ("dependents", "n_bytes", "needs", "pinned", "stored", "task", "values")
+
+    def __init__(self, task: Task, stored: tuple[int, ...]) -> None:
+        self.task = task
+        self.stored = stored
+        self.needs: dict[bytes, Record] = {}
+        self.pinned: dict[bytes, None] = {}
+        self.values: dict[bytes, Value] = {}
+        self.n_bytes = 0
+        self.dependents = 0
+
+
+class Lineage:
+    """The records of one process, by task. ``max_bytes``: their limit; 0: there are none."""
+
+    def __init__(self, references: ReferenceTable, tasks: TaskTable, max_bytes: int) -> None:
+        self.records: dict[bytes, Record] = {}
+        self.rerun: set[bytes] = set()
+        """The tasks that run again because a value is lost."""
+        self.later: dict[bytes, list[tuple[Record, bytes]]] = {}
+        """Tasks that have not ended, although records need their values: these were referred to within arguments."""
+        self.n_bytes = 0
+        self.n_dropped = 0
+        """The number of records that were dropped because of the limit."""
+        self.max_bytes = max_bytes
+        self.clear: Callable[[bytes], None] = lambda object_id: None
+        """Called for an object that was stored and is not now: frees what hosts have of it."""
+        self._references = references
+        self._entries = references.entries
+        self._tasks = tasks
+        self._ahead: deque[bytes] = deque()
+        self._going = False
+
+    # ------------------------------------------------------------------ records
+
+    def keep(self, task: Task) -> None:
+        """Notes how a task's stored values were made. Called at its end, while it still holds its arguments."""
+        task_id = task.task_id
+        stored = tuple(filter(lambda index: self._is_stored(task_id, index), range(1, task.n_returns + 1)))
+        if task_id in self.rerun:
+            self.rerun.discard(task_id)
+            self._clear_places(task, stored)
+        record = self.records.get(task_id)
+        if record is not None:
+            record.stored = stored
+        elif stored and task.retries_left and self.max_bytes:
+            record = self.records[task_id] = Record(task, stored)
+            self._add(record, RECORD_BYTES + len(task.arguments.data))
+            self._hold(record, task.arguments.held)
+        for dependent, object_id in self.later.pop(task_id, ()):
+            if self.records.get(dependent.task.task_id) is dependent:
+                self._hold(dependent, (object_id,))
+        if record is not None:
+            self._drop_unneeded([task_id])
+        while self.n_bytes > self.max_bytes:
+            self.n_dropped += 1
+            self._drop(next(iter(self.records)))
+
+    def _add(self, record: Record, n_bytes: int) -> None:
+        record.n_bytes += n_bytes
+        self.n_bytes += n_bytes
+
+    def _is_stored(self, task_id: bytes, index: int) -> bool:
+        entry = self._entries.get(return_id(task_id, index))
+        return entry is not None and entry.status is STORED
+
+    def _hold(self, record: Record, object_ids: Iterable[bytes]) -> None:
+        """Keeps arguments of a record's task, or how they are made."""
+        ahead = list(object_ids)
+        while ahead:
+            object_id = ahead.pop()
+            entry = self._entries.get(object_id)
+            if entry is None or not self._references.owns(object_id):
+                continue
+            maker = self.records.get(task_id := task_of(object_id))
+            if maker is not None and entry.status in (STORED, PENDING):  # PENDING: it is made again
+                if task_id not in record.needs:
+                    record.needs[task_id] = maker
+                    maker.dependents += 1
+            elif entry.status is PENDING:  # it is within an argument
+                self.later.setdefault(task_id, []).append((record, object_id))
+            elif entry.status is INLINE and entry.inner:
+                if object_id not in record.values:
+                    record.values[object_id] = Value(entry.data, entry.size, entry.inner)
+                    self._add(record, len(entry.data))
+                    ahead += entry.inner
+            elif entry.status in (STORED, INLINE) and object_id not in record.pinned:
+                record.pinned[object_id] = None
+                self._add(record, self._cost(entry))
+                self._references.pin(object_id)
+
+    @staticmethod
+    def _cost(entry: Entry) -> int:
+        """The bytes that are kept because of a pin. What the program itself still holds costs nothing."""
+        return 0 if entry.local or entry.holders else entry.size or len(entry.data)
+
+    def freed(self, object_id: bytes) -> None:
+        """Notes that no reference to a stored value is left."""
+        task_id = task_of(object_id)
+        if task_id in self.records:
+            self._drop_unneeded([task_id])
+
+    def failed(self, task: Task) -> None:
+        """Notes that a task has failed without an answer: its values are errors now."""
+        self.later.pop(task.task_id, None)
+        if task.task_id in self.rerun:
+            self.rerun.discard(task.task_id)
+            self._clear_places(task, ())
+            self._drop(task.task_id)
+
+    def _clear_places(self, task: Task, stored: tuple[int, ...]) -> None:
+        """Frees what is left in stores of values that are not ``stored`` any more."""
+        for index in range(1, task.n_returns + 1):
+            if index not in stored:
+                self.clear(return_id(task.task_id, index))
+
+    def _drop_unneeded(self, task_ids: list[bytes]) -> None:
+        """Drops those of the records that nothing needs, and then those that only they needed, to any depth."""
+        while task_ids:
+            task_id = task_ids.pop()
+            record = self.records.get(task_id)
+            if record is None or record.dependents or task_id in self.rerun:
+                continue
+            if not any(return_id(task_id, index) in self._entries for index in record.stored):
+                task_ids += self._take_out(task_id)
+
+    def _drop(self, task_id: bytes) -> None:
+        """Drops a record, even if others need it: what they made cannot be made again then."""
+        self._drop_unneeded(self._take_out(task_id))
+
+    def _take_out(self, task_id: bytes) -> list[bytes]:
+        """Removes a record. Returns the tasks whose records it has needed."""
+        record = self.records.pop(task_id, None)
+        if record is None:
+            return []
+        self.n_bytes -= record.n_bytes
+        for maker in record.needs.values():
+            maker.dependents -= 1
+        for object_id in record.pinned:
+            self._references.unpin(object_id)
+        return list(record.needs)
+
+    # ------------------------------------------------------------------ making values again
+
+    def recover(self, object_id: bytes) -> str:
+        """Has a lost value of this process made again. Returns the reason if it cannot be; empty if it will be.
+
+        The object has no value meanwhile.
+        """
+        task_id = task_of(object_id)
+        if task_id not in self.rerun:
+            reason = self._objection(object_id)
+            if reason:
+                return reason
+            self.rerun.add(task_id)
+            self._ahead.append(task_id)
+        self._references.lose(object_id)
+        self._go()
+        return ""
+
+    def _objection(self, object_id: bytes) -> str:
+        """Why the task of a lost value cannot be run again; empty if it can."""
+        if was_put(object_id):
+            return "it was put, and nothing can make it again"
+        record = self.records.get(task_of(object_id))
+        if record is None:
+            if self.n_dropped or not self.max_bytes:
+                return f"how it was made is not known any more (max_lineage_bytes={self.max_bytes:,})"
+            return "its task may not be run again (max_retries=0, its retries are used up, or it is a stream's)"
+        task = record.task
+        if not task.retries_left:
+            return f"its task `{task.name}` has no retries left"
+        if not task.route.may_run_again:
+            return f"its task `{task.name}` cannot be run again, as its actor is dead"
+        for argument in task.arguments.held:
+            if argument in self._entries or argument in record.values or not self._references.owns(argument):
+                continue
+            if not self._can_make(argument):
+                return f"its task `{task.name}` cannot be run again, as an argument ({argument.hex()}) was freed"
+        return ""
+
+    def _can_make(self, object_id: bytes) -> bool:
+        task_id = task_of(object_id)
+        record = self.records.get(task_id)
+        may_run = record is not None and record.task.retries_left and record.task.route.may_run_again
+        return bool(may_run) or task_id in self.rerun
+
+    def _go(self) -> None:
+        """Submits the tasks of ``_ahead``. Does nothing within itself."""
+        if self._going:
+            return
+        self._going = True
+        try:
+            while self._ahead:
+                record = self.records.get(task_id := self._ahead.popleft())
+                if record is not None and task_id not in self._tasks.tasks:
+                    self._submit(record)
+        finally:
+            self._going = False
+
+    def _submit(self, record: Record) -> None:
+        """Submits a task again, with entries for the arguments of which no reference was left."""
+        references, values = self._references, record.values
+        missing: dict[bytes, None] = {}
+        hopeless: list[bytes] = []
+        ahead = list(record.task.arguments.held)
+        while ahead:
+            object_id = ahead.pop()
+            if object_id in self._entries or object_id in missing:
+                continue
+            missing[object_id] = None
+            if object_id in values:
+                ahead += values[object_id].inner
+        for object_id in missing:
+            references.await_return(object_id)
+            if object_id in values:
+                continue
+            if references.owns(object_id) and self._can_make(object_id):
+                self.rerun.add(task_of(object_id))
+                self._ahead.append(task_of(object_id))
+            else:
+                why = "its owner is another process" if not references.owns(object_id) else self._objection(object_id)
+                text = f"object {object_id.hex()} was freed, and is needed to make a lost one again; {why}"
+                references.fail(object_id, RECONSTRUCTION_FAILED, text)
+                hopeless.append(task_of(object_id))
+        for object_id in missing:
+            if object_id in values:
+                value = values[object_id]
+                for inner in value.inner:
+                    references.pin(inner)
+                references.resolve(object_id, INLINE, value.data, b"", value.size, value.inner)
+        self._tasks.run_again(record.task)
+        for task_id in hopeless:
+            self._drop(task_id)
+
+    def check(self) -> None:
+        """Raises AssertionError if the counts are wrong. For tests."""
+        dependents = dict.fromkeys(self.records, 0)
+        for record in self.records.values():
+            for task_id, maker in record.needs.items():
+                if self.records.get(task_id) is maker:
+                    dependents[task_id] += 1
+        for task_id, record in self.records.items():
+            assert record.dependents == dependents[task_id], "the number of dependents of a record"
+            in_use = any(return_id(task_id, index) in self._entries for index in record.stored)
+            assert in_use or record.dependents or task_id in self.rerun, "a record that nothing needs"
+        assert self.n_bytes == sum(record.n_bytes for record in self.records.values()), "bytes of records"
+        assert self.rerun <= self._tasks.tasks.keys(), "a task that does not run again"
+
+
+def was_put(object_id: bytes) -> bool:
+    """Whether an object was put, by the program or as the arguments of a call."""
+    return object_id[TASK_ID_BYTES:] == PUT_INDEX
