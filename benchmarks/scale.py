@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.host_figures import Figure, table
-from zray.client.core.execution import CALL, Assignment
+from zray.client.core.assignments import CALL, Assignment
 from zray.testing.clients import SimDriver
 from zray.testing.cluster import SimCluster
 from zray.testing.hosts import SimHost

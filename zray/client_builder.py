@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from typing import Any
 
 from zray.api.addresses import own_form
 from zray.api.cluster import init
 from zray.api.cluster_context import Context as ClientContext
 from zray.job_config import JobConfig
+from zray.user_warnings import warn_user
 
 __all__ = ["ClientBuilder", "ClientContext", "client"]
 
@@ -57,12 +57,11 @@ class ClientBuilder:
             The same as ``init``.
         """
         if self._deprecation_warn_enabled:
-            warnings.warn(
+            warn_user(
                 "Starting a connection through `ray.client` will be deprecated in future ray versions in favor of "
                 f"`ray.init`. You can replace your call to `ray.client().connect()` with ray.init("
                 f"{self._written_out()})",
                 DeprecationWarning,
-                stacklevel=2,
             )
         config = self._job_config
         if config.ray_namespace is None and (namespace := os.environ.get("RAY_NAMESPACE")):

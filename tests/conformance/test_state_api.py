@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
 
 import pytest
 
@@ -172,6 +173,7 @@ def test_tasks_that_have_ended(ray, state):
         return value
 
     named_ends = ends.options(name="state_ends")
+    before_ms = int(time.time() * 1000)
     refs = [named_ends.remote(value) for value in (1, 2, None)]
     ray.wait(refs, num_returns=3)
     eventually(lambda: states_of(state, "state_ends") == ["FAILED", "FINISHED", "FINISHED"])
@@ -183,6 +185,10 @@ def test_tasks_that_have_ended(ray, state):
     assert failed.required_resources == {"CPU": 1.0}
     assert failed.node_id == ray.get_runtime_context().get_node_id()
     assert failed.job_id == ray.get_runtime_context().get_job_id()
+    assert before_ms <= failed.creation_time_ms <= failed.start_time_ms <= failed.end_time_ms <= time.time() * 1000
+    times = {event["state"]: event["created_ms"] for event in failed.events}
+    assert (times["PENDING_ARGS_AVAIL"], times["RUNNING"]) == (failed.creation_time_ms, failed.start_time_ms)
+    assert list(times)[-1] == "FAILED" and times["FAILED"] == failed.end_time_ms
     assert state.get_task(failed.task_id).task_id == failed.task_id
     assert state.get_task("ab" * 24) is None
 
@@ -224,6 +230,10 @@ def test_tasks_that_have_not_ended(ray, state):
     eventually(lambda: "RUNNING" in states_of(state, "Gate.wait"))
     [row] = state.list_tasks(filters=named("state_running"))
     assert row.worker_pid
+    [row] = eventually(
+        lambda: [row for row in state.list_tasks(filters=named("state_running"), detail=True) if row.start_time_ms]
+    )
+    assert row.creation_time_ms <= row.start_time_ms and not row.end_time_ms
     ray.get(gate.open.remote())
     assert ray.get(refs[1:]) == ["open", "open"]
     eventually(lambda: states_of(state, "state_running") == ["FINISHED"])

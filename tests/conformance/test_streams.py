@@ -319,7 +319,7 @@ def test_what_is_not_supported(ray, numbers):
 
 
 def test_only_generators_stream(ray, actors):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="can only be used with generator functions"):
 
         @ray.remote(num_returns="streaming")
         def plain():

@@ -269,7 +269,7 @@ def test_the_end_of_a_short_async_call_does_not_wake_the_main_thread(ray):
     @ray.remote(num_cpus=0)
     class Counting:
         def __init__(self):
-            from zray.client.shell import Waiter
+            from zray.client.waiter import Waiter
 
             self.wakes = 0
             wake, loop_thread = Waiter.wake, threading.get_ident()

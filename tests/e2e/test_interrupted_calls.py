@@ -170,13 +170,14 @@ def test_return_values_of_a_call_that_fails_while_they_are_packed(ray):
 
 def die_before_answering(how="kill"):
     """Makes this worker die when it is about to answer: its return values are stored by then."""
+    from zray.worker.process.async_calls import AsyncCalls
     from zray.worker.process.worker import Worker
 
     def die(*_):
         os._exit(0) if how == "exit" else os.kill(os.getpid(), signal.SIGKILL)
 
-    for method in ("_answer", "flush"):
-        setattr(Worker, method, die)
+    for kind, method in ((Worker, "_answer"), (AsyncCalls, "flush")):
+        setattr(kind, method, die)
 
 
 class Plain:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .helpers import driver
+import zray
+from zray.util.state import list_tasks
+
+from .helpers import by_hand, driver, error_of
 
 ASK = """
 import sys
@@ -55,3 +58,31 @@ def test_a_process_outside_asks(sandbox):
     """
     with driver(source) as process:
         process.succeed()
+
+
+def test_tasks_of_a_driver_that_has_left(sandbox):
+    with by_hand() as (address, _, _):
+        with zray.init(address):
+
+            @zray.remote
+            def work(n):
+                return n
+
+            @zray.remote
+            def fails():
+                raise ValueError("no luck")
+
+            zray.get([work.remote(n) for n in range(3)])
+            error_of(zray, fails.remote())
+            unfinished = zray.remote(resources={"nowhere": 1})(lambda: None).options(name="unfinished").remote()
+            job_id = zray.get_runtime_context().get_job_id()
+        del unfinished
+        with zray.init(address):
+            rows = [row for row in list_tasks(detail=True) if row.job_id == job_id]
+    found = {row.name: row for row in rows}
+    assert len(rows) == 5
+    assert (found["work"].state, found["fails"].state) == ("FINISHED", "FAILED")
+    assert "no luck" in (found["fails"].error_message or "")
+    times = [found["work"].creation_time_ms, found["work"].start_time_ms, found["work"].end_time_ms]
+    assert None not in times and times == sorted(times, key=lambda ms: ms or 0)
+    assert (found["unfinished"].state, found["unfinished"].error_type) == ("FAILED", "WORKER_DIED")

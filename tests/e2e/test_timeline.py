@@ -112,11 +112,38 @@ def test_a_host_on_another_machine(sandbox, monkeypatch):
         assert [event["name"] for event in events if event["name"] == "len"] == ["len"] * 3
 
 
-def test_a_cluster_that_records_nothing_says_so(sandbox, caplog):
-    with zray.init(num_cpus=1):
-        zray.get(zray.remote(lambda: 1).remote())
+def test_a_cluster_without_profiling_knows_what_owners_know(sandbox, caplog):
+    @zray.remote
+    def parent(n):
+        return zray.get([child.options(name=f"child {each}").remote() for each in range(n)])
+
+    @zray.remote
+    def child():
+        return zray.get_runtime_context().get_worker_id()
+
+    @zray.remote
+    def fails():
+        raise ValueError
+
+    @zray.remote
+    class Keeper:
+        def ping(self):
+            return os.getpid()
+
+    with zray.init(num_cpus=2):
         assert zray.timeline() == []
-    assert "ZRAY_PROFILING=1" in caplog.text
+        assert "no task has ended" in caplog.text
+        ref = parent.remote(3)
+        workers = zray.get(ref)
+        error_of(zray, fails.remote())
+        keeper = Keeper.remote()
+        pid = zray.get(keeper.ping.remote())
+        events = {event["name"]: event for event in zray.timeline() or []}
+        assert set(events) == {"parent", "child 0", "child 1", "child 2", "fails", "Keeper.ping"}
+        assert [events[f"child {n}"]["tid"].split()[0] for n in range(3)] == [f"worker:{each}" for each in workers]
+        assert events["parent"]["args"]["task_id"] == ref.task_id().hex()
+        assert (events["fails"]["args"]["state"], events["Keeper.ping"]["args"]["pid"]) == ("FAILED", pid)
+        assert events["parent"]["dur"] >= events["child 0"]["dur"] >= 0
 
 
 def test_without_a_cluster():

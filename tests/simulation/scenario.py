@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.simulation.streams import generator, read_some
 from zray.broker.resources import UNIT, shape_key
-from zray.client.core.execution import CALL, Assignment
+from zray.client.core.assignments import CALL, Assignment
 from zray.client.core.states import STORED
 from zray.client.core.windows import WINDOWS, Windows
 from zray.ids import owner_of

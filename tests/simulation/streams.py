@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.client.core.states import ERROR
 from zray.client.core.streams import StreamSpec
 from zray.ids import task_of

@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.simulation.scenario import BAD_WEATHER, LIMIT_S
 from tests.simulation.seeds import batches
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.protocol.messages import ActorKill
 from zray.testing.clients import SimActor, SimDriver
 from zray.testing.cluster import SimCluster

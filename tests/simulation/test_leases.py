@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tests.simulation.seeds import batches
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.ids import task_of
 from zray.testing.clients import SimDriver
 from zray.testing.cluster import SimCluster

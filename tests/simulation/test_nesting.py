@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.simulation.scenario import LIMIT_S, kill_somebody
 from tests.simulation.seeds import batches
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.testing.clients import SimDriver
 from zray.testing.cluster import SimCluster
 from zray.testing.hosts import SimHost

@@ -112,6 +112,10 @@ def use(counter: ActorHandle[Any], anything: ObjectRef) -> Any:  # a bare Object
     return zray.get(counter.add.remote(anything))
 
 
+def created_by(kind: ActorClass[Counter]) -> ActorHandle[Counter]:
+    return kind.remote(1)
+
+
 async def awaited(ref: ObjectRef[str]) -> str:
     return await ref
 
@@ -181,7 +185,9 @@ def objects() -> None:
 
 
 def actors() -> None:
-    assert_type(RemoteCounter, ActorClass[Counter])
+    assert_type(created_by(RemoteCounter), ActorHandle[Counter])
+    assert_type(RemoteCounter.remote(zray.put(1)), ActorHandle[Counter])
+    assert_type(RemoteCounter.remote(start=1), ActorHandle[Counter])
     assert_type(IdleCounter.remote(1), ActorHandle[Counter])
     counter = RemoteCounter.options(name="counter").remote(1)
     value: int = zray.get(counter.add.remote(2))  # pyright: ignore[reportUnknownVariableType]

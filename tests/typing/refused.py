@@ -73,3 +73,25 @@ added: str = zray.get(adder.add.remote(2))  # wrong
 adder.subtract.remote(2)  # wrong
 adder.plain.remote()  # wrong
 Adder().add("2")  # wrong
+
+
+class Named:
+    def __init__(self, n: int, name: str = "") -> None:
+        self.n = n
+
+
+class Plain:
+    pass
+
+
+RemoteNamed = zray.remote(Named)
+IdleNamed = zray.remote(num_cpus=0)(Named)
+
+RemoteNamed.remote("1")  # wrong
+RemoteNamed.remote()  # wrong
+RemoteNamed.remote(1, "a", "b")  # wrong
+RemoteNamed.remote(1, name=2)  # wrong
+RemoteNamed.remote(1, title="a")  # wrong
+RemoteNamed.options(name="a").remote("1")  # wrong
+IdleNamed.remote("1")  # wrong
+zray.remote(Plain).remote(1)  # wrong for mypy

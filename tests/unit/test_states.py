@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from zray.broker.placement_groups import Group
+from zray.broker.group_records import Group
 from zray.broker.records import Actor, Host, Process, Worker
 from zray.broker.resources import Pool
 from zray.broker.states import ACTOR, GROUP, WORKER

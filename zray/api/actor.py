@@ -20,7 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
     from typing import Concatenate, Protocol
 
-    from zray.api.typed import Method
+    from zray.api.typed import (
+        A,
+        B,
+        Constructs,
+        Constructs1,
+        Constructs2,
+        Constructs3,
+        Constructs4,
+        D,
+        E,
+        Method,
+        OnlyForMypy,
+        Q,
+    )
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -205,18 +218,66 @@ class ActorClass(Generic[C]):
     class methods of ``C``. So can the methods of ``C``, for which the name of the class refers to this object too.
     """
 
-    remote: Callable[..., ActorHandle[C]]
-    """Creates an actor. Returns at once: the error of a constructor that raises arrives with the first call.
+    if not TYPE_CHECKING:
+        remote: Callable[..., ActorHandle[C]]
+        """Creates an actor. Returns at once: the error of a constructor that raises arrives with the first call.
 
-    It shows the signature of the constructor and the docstring of the class.
-    """
+        It shows the signature of the constructor and the docstring of the class.
+        """
+    else:
+
+        @overload
+        def remote(self: Constructs[P, T], *args: P.args, **kwargs: P.kwargs) -> ActorHandle[T]: ...
+
+        @overload
+        def remote(
+            self: Constructs1[A, Q, T], a: A | ObjectRef[A], /, *args: Q.args, **kwargs: Q.kwargs
+        ) -> ActorHandle[T]: ...
+
+        @overload
+        def remote(
+            self: Constructs2[A, B, Q, T],
+            a: A | ObjectRef[A],
+            b: B | ObjectRef[B],
+            /,
+            *args: Q.args,
+            **kwargs: Q.kwargs,
+        ) -> ActorHandle[T]: ...
+
+        @overload
+        def remote(
+            self: Constructs3[A, B, D, Q, T],
+            a: A | ObjectRef[A],
+            b: B | ObjectRef[B],
+            d: D | ObjectRef[D],
+            /,
+            *args: Q.args,
+            **kwargs: Q.kwargs,
+        ) -> ActorHandle[T]: ...
+
+        @overload
+        def remote(
+            self: Constructs4[A, B, D, E, Q, T],
+            a: A | ObjectRef[A],
+            b: B | ObjectRef[B],
+            d: D | ObjectRef[D],
+            e: E | ObjectRef[E],
+            /,
+            *args: Q.args,
+            **kwargs: Q.kwargs,
+        ) -> ActorHandle[T]: ...
+
+        @overload
+        def remote(self: OnlyForMypy, *args: Any, **kwargs: Any) -> ActorHandle[C]: ...
+
+        def remote(self: Any, *args: Any, **kwargs: Any) -> Any: ...  # type: ignore[misc]  # not of mypy's overloads
 
     def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
         self._options = options
         checked_environment(options.runtime_env)
         self._shipment = shipment or _Shipment(kind)
-        self.remote = _creator(kind, options, self._shipment)
+        self.__dict__["remote"] = _creator(kind, options, self._shipment)  # for type checkers it is a method
         self.__doc__ = kind.__doc__
         self.__name__ = kind.__name__
         self.__module__ = kind.__module__
@@ -276,6 +337,14 @@ class ActorClass(Generic[C]):
 
     def __repr__(self) -> str:
         return f"ActorClass({self._class.__name__})"
+
+
+if TYPE_CHECKING:
+
+    class ConstructedActorClass(Remote[P, ActorHandle[C]], ActorClass[C], Generic[P, C]):
+        """What mypy takes an actor class for: ``P`` are the parameters of the constructor."""
+
+        def options(self, **options: Any) -> ConstructedActorClass[P, C]: ...
 
 
 def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Callable[..., ActorHandle[C]]:

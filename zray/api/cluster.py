@@ -279,7 +279,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             end.callback(local_clusters.end, driver)
             end.callback(driver.undo_hint)
             end.callback(driver.output.close)
-            end.callback(driver.session.close, [Goodbye("the driver shut down")])
+            last = driver.session.last_records("the driver shut down") if driver.process is None else []
+            end.callback(driver.session.close, [*last, Goodbye("the driver shut down")])
             if driver.session.config.log_to_driver:
                 _await_last_output(driver.session)
 

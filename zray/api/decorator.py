@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, overload
 
 from zray.api.actor import ActorClass
 from zray.api.generators import ObjectRefGenerator
@@ -13,11 +13,18 @@ from zray.api.typed import P
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 
+if TYPE_CHECKING:
+    from zray.api.actor import ConstructedActorClass
+    from zray.api.typed import Constructible
+
 T = TypeVar("T")
 
 
 class Decorator(Protocol):
     """The type of ``zray.remote`` with options."""
+
+    @overload
+    def __call__(self, target: Constructible[P, T], /) -> ConstructedActorClass[P, T]: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
@@ -47,6 +54,10 @@ class DecoratorMisused(TypeError, AssertionError):
 
     It is a TypeError. Ray raises AssertionError, for which programs may wait.
     """
+
+
+@overload
+def remote(target: Constructible[P, T], /) -> ConstructedActorClass[P, T]: ...  # type: ignore[overload-overlap]
 
 
 @overload

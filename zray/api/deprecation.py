@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from zray.user_warnings import warn_user
+
 
 class RayDeprecationWarning(DeprecationWarning):
     """A name or an argument that Ray has deprecated was used. Ray has a class of this name, too."""
 
 
-def warn_deprecated(what: str, instead: str, stacklevel: int = 3) -> None:
-    """Warns that ``what`` is deprecated. ``instead``: what to use.
-
-    ``stacklevel``: as of ``warnings.warn``; by default the line that called the function that calls this one.
-    """
-    import warnings
-
+def warn_deprecated(what: str, instead: str) -> None:
+    """Warns that ``what`` is deprecated. ``instead``: what to use."""
     message = f"{what} is deprecated and may be removed in future Ray releases. Use {instead} instead"
-    warnings.warn(message, RayDeprecationWarning, stacklevel)
+    warn_user(message, RayDeprecationWarning)

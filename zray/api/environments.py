@@ -217,7 +217,7 @@ class Environments:
         part = EnvironmentPart(package.uri, "package", package.name, package.data, b"", b"", 0)
         if len(package.data) <= self._session.config.inline_max_bytes:
             return part
-        ref = self._session.put(package.data)
+        ref = self._session.objects.put(package.data)
         self._keep.append(ref)
         entry = self._session.core.references.entries[ref._id]
         return part._replace(content=b"", stored=ref._id, kept_by=entry.host, size=entry.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
 
-from zray.client.session import Reader
+from zray.client.streams import Reader
 from zray.object_ref import ObjectRef, T_co
 
 if TYPE_CHECKING:

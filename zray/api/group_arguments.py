@@ -5,7 +5,6 @@ The rules, and the beginnings of the messages, are Ray's.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from zray.accelerators import fault_of, fault_of_amount
@@ -15,6 +14,7 @@ from zray.ids import PROCESS_ID_BYTES
 from zray.options.amounts import MAX_AMOUNT, UNITS
 from zray.protocol.records import GroupSpec, Selector
 from zray.scheduling.labels import NODE_ID_LABEL, read_selector
+from zray.user_warnings import warn_user
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 EXAMPLE = '[{"CPU": 1.0}, {"GPU": 1.0}]'
@@ -68,10 +68,9 @@ def _amounts(bundles: Any) -> list[dict[str, int]]:
                 f"Bundles must be a non-empty list of resource dictionaries, for example {EXAMPLE}: got {bundle!r}."
             )
         if "object_store_memory" in bundle:
-            warnings.warn(
+            warn_user(
                 "object_store_memory in bundles is deprecated: it reserves no memory of the object store",
                 DeprecationWarning,
-                stacklevel=4,
             )
         if BUNDLE in bundle:
             raise ReservedName(

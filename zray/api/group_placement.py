@@ -5,7 +5,6 @@ That follows from their options, and from the group of the code that creates the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from zray.options import ActorOptions, TaskOptions
 from zray.options.amounts import UNITS
 from zray.protocol.codec import shape_key
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery
+from zray.user_warnings import warn_user
 
 
 class Identifier(Protocol):
@@ -118,10 +118,9 @@ def _warn_of_old_options(options: TaskOptions | ActorOptions) -> None:
         "placement_group_capture_child_tasks": bool(options.placement_group_capture_child_tasks),
     }
     for name in [name for name, is_given in given.items() if is_given]:
-        warnings.warn(
+        warn_user(
             f"{name} parameter is deprecated. Use scheduling_strategy=PlacementGroupSchedulingStrategy(...) instead",
             DeprecationWarning,
-            stacklevel=7,
         )
 
 

@@ -10,7 +10,6 @@ import inspect
 import itertools
 import os
 import socket
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
 from zray.client.core.streams import FIRST_ITEM, item_id, position_of
 from zray.client.futures import raisable_in_coroutines
-from zray.client.session import Reader
+from zray.client.streams import Reader
 from zray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -37,6 +36,7 @@ from zray.options import ActorOptions
 from zray.protocol.records import HostInfo, HostState
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
 from zray.system.signals import came_from_handler
+from zray.user_warnings import warn_user
 
 if TYPE_CHECKING:
     from zray.api.actor_meta import ActorMeta
@@ -155,7 +155,7 @@ class LocalRuntime:
         """Warns once that runtime environments have no effect here."""
         if environment and not self._warned:
             self._warned = True
-            warnings.warn("runtime_env has no effect in local mode: everything runs in this process", stacklevel=5)
+            warn_user("runtime_env has no effect in local mode: everything runs in this process")
 
     def submit(
         self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,
@@ -179,7 +179,7 @@ class LocalRuntime:
             try:
                 value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
                 if inspect.iscoroutine(value):
-                    import asyncio  # large, and few programs need it, see zray.worker.process.worker
+                    import asyncio  # large, and few programs need it, see zray.worker.process.served_actor
 
                     value = asyncio.run(value)
                 if stream is not None:

@@ -58,7 +58,7 @@ class PlacementGroup:
         """
         session = _session()
         if self.is_empty:
-            return session.put(self)
+            return session.objects.put(self)
         return _watches(session).ready(self.id.binary(), serialize(self).to_bytes())
 
     def wait(self, timeout_seconds: float = 30) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any, overload
 
@@ -15,6 +14,7 @@ from zray.api.typed import P, R_co, Remote
 from zray.options import TaskOptions
 from zray.serialization import PickledCallable, pickle_callable
 from zray.signatures import SignatureCheck
+from zray.user_warnings import warn_user
 
 MANY_SHIPMENTS = 100
 """The number of different pickles of a function after which a warning is shown. The cluster keeps each of them until
@@ -48,10 +48,9 @@ class _Shipment:
         if before is None or pickled.id16 != before.id16:
             self._shipped += 1
             if self._shipped == MANY_SHIPMENTS:
-                warnings.warn(
+                warn_user(
                     f"{pickled.name} has been shipped {MANY_SHIPMENTS} times, because a global variable that it uses "
                     f"changes between calls: pass it as an argument instead",
-                    stacklevel=5,
                 )
         return pickled
 

@@ -14,7 +14,8 @@ from zray.api import auto_init
 from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
-from zray.client.session import Reader, Session
+from zray.client.session import Session
+from zray.client.streams import Reader
 from zray.exceptions import (
     ActorAlreadyExistsError,
     ActorHandleNotFoundError,
@@ -180,13 +181,13 @@ class ClusterRuntime:
         self.session = session
         self._environments: Environments | None = None
         self._inherits = bool(session.environment.text)
-        self.put = session.put
-        self.get = session.get
-        self.wait = session.wait
-        self.cancel = session.cancel
+        self.put = session.objects.put
+        self.get = session.objects.get
+        self.wait = session.objects.wait
+        self.cancel = session.submission.cancel
         self.when_ready = session.when_ready
-        self.is_end = session.is_end
-        self.advance = session.advance
+        self.is_end = session.streams.is_end
+        self.advance = session.streams.advance
 
     @property
     def namespace(self) -> str:
@@ -207,11 +208,11 @@ class ClusterRuntime:
         if function_id not in session.core.exported:
             function_id = session.export(shipped)
         try:
-            arguments, _keep = session.pack_arguments(args, kwargs)
+            arguments, _keep = session.arguments.pack(args, kwargs)
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
-        return session.submit(
+        return session.submission.submit(
             function_id, shape, packed, arguments, task.n_returns, task.max_retries, task.spread,
             None if task.stream is None else task.stream.spec,
         )  # fmt: skip
@@ -254,7 +255,7 @@ class ClusterRuntime:
         shipped = pickled()
         function_id = session.export(shipped)
         try:
-            arguments, _keep = session.pack_arguments(args, kwargs)
+            arguments, _keep = session.arguments.pack(args, kwargs)
         except SerializationError:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
@@ -279,8 +280,8 @@ class ClusterRuntime:
         )
         packed = pack_options("__init__", 1, "", False, captures=captures)
         if not spec.name:
-            return *session.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
-        found, actor_id, handle = session.create_named_actor(
+            return *session.submission.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
+        found, actor_id, handle = session.submission.create_named_actor(
             function_id, spec, packed, arguments, counted=not detached, get_if_exists=options.get_if_exists
         )
         if isinstance(found, ActorFound) and found.actor_id == actor_id:
@@ -313,18 +314,18 @@ class ClusterRuntime:
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
         retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]:  # fmt: skip
-        session = self.session
-        if 0 <= meta.max_pending_calls <= session.pending_calls(actor_id):
+        session, submission = self.session, self.session.submission
+        if 0 <= meta.max_pending_calls <= submission.pending_calls(actor_id):
             raise PendingCallsLimitExceeded(
-                f"{meta.class_name} has {session.pending_calls(actor_id)} calls pending, and max_pending_calls is "
+                f"{meta.class_name} has {submission.pending_calls(actor_id)} calls pending, and max_pending_calls is "
                 f"{meta.max_pending_calls}: get some of their results first"
             )
         try:
-            arguments, _keep = session.pack_arguments(args, kwargs, handle)
+            arguments, _keep = session.arguments.pack(args, kwargs, handle)
         except SerializationError:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
-        return session.call_actor(
+        return submission.call_actor(
             actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name,
             meta.groups, None if stream is None else stream.spec,
         )  # fmt: skip

@@ -5,6 +5,9 @@ reference to a value of the parameter's type. The overloads find these types thr
 ``Takes6``: the method ``_takes``, which only type checkers see, has the parameters of the function. Types cannot say
 the same of keyword arguments.
 
+The constructor of an actor's class is found in two ways, because neither is known to both mypy and pyright: see
+``Constructible`` and ``Constructs``.
+
 While a program runs, nothing of this exists but the base class ``Remote``, which is empty.
 """
 
@@ -12,8 +15,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
+MYPY = False
+"""True for mypy, which knows this name."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Concatenate
 
     from zray.object_ref import ObjectRef
 
@@ -24,6 +31,7 @@ R_co = TypeVar("R_co", covariant=True)
 if TYPE_CHECKING:
     M_co = TypeVar("M_co", covariant=True)
     T = TypeVar("T")
+    T_co = TypeVar("T_co", covariant=True)
     A = TypeVar("A")
     B = TypeVar("B")
     C = TypeVar("C")
@@ -158,6 +166,58 @@ class Remote(Generic[P, R_co]):
 
 
 if TYPE_CHECKING:
+    if MYPY:
+
+        class OnlyForMypy(Protocol):
+            """Everything is one for mypy, and nothing for pyright, which takes the second declaration."""
+
+        class Constructible(Protocol[P, T_co]):
+            """For mypy, a class with the parameters of its constructor. A function is none: it has no ``mro``.
+
+            Pyright knows no parameters here. So no class is one for it, and it finds them by ``Constructs``.
+            """
+
+            def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+            def mro(self) -> list[type]: ...
+
+    else:
+
+        class OnlyForMypy(Protocol):
+            def _is_none(self) -> None: ...
+
+        class Constructible(Protocol[P, T_co]):
+            def _is_none(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+    class Constructs(Protocol[P, T_co]):
+        """For pyright, an actor class with the parameters of its class's constructor."""
+
+        @property
+        def __ray_actor_class__(self) -> Callable[P, T_co]: ...
+
+    class Constructs1(Protocol[A_in, Q, T_co]):
+        """As ``Constructs``, with at least 1 positional parameter."""
+
+        @property
+        def __ray_actor_class__(self) -> Callable[Concatenate[A_in, Q], T_co]: ...
+
+    class Constructs2(Protocol[A_in, B_in, Q, T_co]):
+        """As ``Constructs``, with at least 2 positional parameters."""
+
+        @property
+        def __ray_actor_class__(self) -> Callable[Concatenate[A_in, B_in, Q], T_co]: ...
+
+    class Constructs3(Protocol[A_in, B_in, C_in, Q, T_co]):
+        """As ``Constructs``, with at least 3 positional parameters."""
+
+        @property
+        def __ray_actor_class__(self) -> Callable[Concatenate[A_in, B_in, C_in, Q], T_co]: ...
+
+    class Constructs4(Protocol[A_in, B_in, C_in, D_in, Q, T_co]):
+        """As ``Constructs``, with at least 4 positional parameters."""
+
+        @property
+        def __ray_actor_class__(self) -> Callable[Concatenate[A_in, B_in, C_in, D_in, Q], T_co]: ...
 
     class Method(Generic[P, R_co, M_co]):
         """A method under ``@zray.method``. Read from an object it is the method, with parameters ``P``.

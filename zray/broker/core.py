@@ -15,6 +15,7 @@ from zray.broker.actors import Actors
 from zray.broker.dispatch import Dispatch
 from zray.broker.effects import BrokerEffect, Departed
 from zray.broker.environments import SETUP_FAILED, Environments
+from zray.broker.explanations import Explanations
 from zray.broker.functions import Functions
 from zray.broker.grants import Grants
 from zray.broker.history import History, ToldToBoth
@@ -26,12 +27,14 @@ from zray.broker.memory import OUT_OF_MEMORY, MemoryPressure
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
+from zray.broker.placement_warnings import PlacementWarnings
 from zray.broker.places import Places
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import HEAD, UNIT, Pool, check_amounts
 from zray.broker.scheduler import Scheduler
 from zray.broker.state_reports import StateReports
+from zray.broker.status_report import StatusReport
 from zray.broker.tasks import REFUSED, Tasks
 from zray.broker.time_limits import TimeLimits
 from zray.broker.workers import Workers
@@ -43,7 +46,7 @@ from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 from zray.protocol.questions import BrokerStatus, GroupsQuery, Question
 from zray.protocol.records import ClusterInfo, JoinInfo
-from zray.protocol.state_questions import RecordsInspected, StateQuestion
+from zray.protocol.state_questions import LEFT_BEHIND, RecordsInspected, StateQuestion
 
 MAX_FENCED = 50_000
 WORKER_DEATHS = ("WorkerCrashedError", OUT_OF_MEMORY, SETUP_FAILED)
@@ -107,7 +110,12 @@ class BrokerCore:
         self.output = WorkerOutput(self.jobs, self.processes, places.hosts, workers.workers, send)
         # Answers to questions.
         self.inspections = Inspections(self.processes, send, clock)
-        self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
+        explanations = Explanations(self)
+        self.placement_warnings = PlacementWarnings(
+            self, explanations, self.notices.cannot_be_placed, infeasible_warn_s
+        )
+        self.status_report = StatusReport(self, shell_status, silent_s)
+        self.reports = Reports(self, explanations, self.status_report, shell_status)
         self.state_reports = StateReports(self)
         actors, tasks = self.actors, self.tasks
         self._handlers: dict[Any, Callable[[Process, Any], None]] = {
@@ -160,7 +168,7 @@ class BrokerCore:
             m.LogsFlushed: self.output.on_flushed,
             m.Inspected: self.inspections.on_inspected,
             m.HostInspected: self.inspections.on_inspected,
-            RecordsInspected: self.inspections.on_inspected,
+            RecordsInspected: self._on_records,
             m.ChannelRefusals: self.reports.on_channel_refusals,
         }
 
@@ -266,6 +274,12 @@ class BrokerCore:
         self.environments.succeeded(worker, now)
         self.notices.worker_joined(worker)
         self.scheduler.worker_joined(worker)
+
+    def _on_records(self, source: Process, message: RecordsInspected) -> None:
+        if message.request == LEFT_BEHIND:
+            self.history.tasks_left(source, message.total, message.rows)
+        else:
+            self.inspections.on_inspected(source, message)
 
     @event
     def lost(self, process_id: bytes, reason: str, now: float) -> None:
@@ -463,7 +477,7 @@ class BrokerCore:
         self._now = now
         self.tasks.tick(now)
         self.workers.reap(now)
-        self.reports.tick(now)
+        self.placement_warnings.tick(now)
         self.notices.tick(now)
         self.inspections.tick(now)
 

@@ -121,7 +121,7 @@ class Dispatch:
 
         ``waiting``: the accounts of the lines that wait, the next one first.
         """
-        ration = self.ration(queue)
+        ration = min(self.ration(queue), queue.spare())
         for worker in workers.values():
             if worker.state is not BUSY or not worker.outstanding:
                 continue

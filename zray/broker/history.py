@@ -14,10 +14,13 @@ from zray.broker.actors import ActorEvents
 from zray.broker.records import Actor, Host, Job, Process, Worker, place_of
 from zray.broker.resources import as_floats
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, RETIRED
-from zray.protocol.state_questions import ActorRecord, HostRecord, JobRecord, WorkerRecord
+from zray.protocol.messages import DRIVER, ProtocolError
+from zray.protocol.state_questions import ActorRecord, HostRecord, JobRecord, ProcessRecords, WorkerRecord
 
 MAX_ENDED = 2_000
 """How many ended records of each kind are kept."""
+MAX_LEFT_BYTES = 8 * 2**20
+"""The most bytes of records of tasks that are kept, of drivers that have left."""
 STATE_NAMES = {PENDING_CREATION: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING", DEAD: "DEAD"}
 BY_SYSTEM, BY_USER, BY_FAULT, BY_MEMORY = (
     "INTENDED_SYSTEM_EXIT",
@@ -59,6 +62,8 @@ class History:
         self._hosts: Ended[HostRecord] = Ended()
         self._workers: Ended[WorkerRecord] = Ended()
         self._jobs: Ended[JobRecord] = Ended()
+        self._left: deque[ProcessRecords] = deque()  # what drivers have told of their tasks before they left
+        self._left_bytes = 0
 
     # ------------------------------------------------------------------ records of what lives
 
@@ -142,7 +147,22 @@ class History:
             JobRecord(job.job_id, job.settings.namespace, job.driver, process.info.pid, reason, age_s, 0.0), now
         )
 
+    def tasks_left(self, process: Process, total: int, rows: bytes) -> None:
+        """A driver tells of its tasks, since it leaves. The records of those that left first make room."""
+        if process.kind != DRIVER:
+            raise ProtocolError("only a driver leaves records of its tasks behind")
+        if len(rows) > MAX_LEFT_BYTES:
+            return
+        self._left.append(ProcessRecords(process.process_id, process.job_id, total, rows, [], []))
+        self._left_bytes += len(rows)
+        while self._left_bytes > MAX_LEFT_BYTES:
+            self._left_bytes -= len(self._left.popleft().rows)
+
     # ------------------------------------------------------------------ answers
+
+    def tasks_of_the_gone(self) -> list[ProcessRecords]:
+        """What drivers that are gone have told of their tasks."""
+        return [each for each in self._left if each.process_id not in self._processes]
 
     def ended_actors(self) -> tuple[list[ActorRecord], int]:
         """The actors that have died, and how many more there were."""

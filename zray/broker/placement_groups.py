@@ -17,159 +17,28 @@ so that nothing is granted twice.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.broker.accounts import Share
 from zray.broker.actors import Actors
 from zray.broker.grants import Grants
-from zray.broker.lines import Lines, Waiting
-from zray.broker.packing import PACK, SPREAD, STRATEGIES, Trial, choose, domains
+from zray.broker.group_records import Group, GroupLine
+from zray.broker.group_reports import GroupReports
+from zray.broker.lines import Lines
+from zray.broker.packing import STRATEGIES
 from zray.broker.places import Places
 from zray.broker.records import Envelope, Host, Job, Process, Reservation
-from zray.broker.resources import Pool, Shape, as_floats, describe, shape_key
-from zray.broker.states import CREATED, GROUP, PENDING, REMOVED, RESCHEDULING
+from zray.broker.resources import Pool, Shape, as_floats, shape_key
+from zray.broker.states import CREATED, PENDING, REMOVED, RESCHEDULING
 from zray.broker.workers import Workers
-from zray.bundles import added, plain
+from zray.bundles import added
 from zray.protocol.messages import GroupCreate, GroupNamed, GroupRemove, GroupSettled, GroupWatch, ProtocolError
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery
-from zray.protocol.records import GroupSpec
 from zray.scheduling.constraint import OPERATORS
 
 MAX_REMOVED = 1000
 """How many removed groups are remembered, for processes that ask."""
 MAX_BUNDLES = 10_000
-SHOWN = 10
-"""How many bundles of a group a text names."""
-
-
-class Group:
-    """A placement group.
-
-    Invariants: bundle ``i`` is reserved exactly if ``hosts[i]`` is a host. All are in state CREATED, none in PENDING.
-    ``line`` is the line in which it waits; None if it does not. ``actor``: the actor that created it, or empty.
-    ``by_job``: it ends with its job, unless ``actor`` lives on.
-    """
-
-    __slots__ = (
-        "actor",
-        "attempts",
-        "by_job",
-        "created_s",
-        "group_id",
-        "had",
-        "hosts",
-        "job_id",
-        "line",
-        "looked_at",
-        "name",
-        "shapes",
-        "since",
-        "spec",
-        "state",
-        "watchers",
-    )  # fmt: skip
-
-    def __init__(self, group_id: bytes, spec: GroupSpec, shapes: list[Shape], source: Process, now: float) -> None:
-        worker = source.worker
-        actor = worker.actor if worker is not None else None
-        self.group_id = group_id
-        self.name = group_id.hex()
-        self.spec = spec
-        self.shapes = shapes
-        self.job_id = source.job_id
-        self.actor = actor.actor_id if actor is not None else b""
-        self.by_job = actor is None or not actor.detached
-        self.state = PENDING
-        self.hosts: list[Host | None] = [None] * len(shapes)
-        self.had: list[bytes] = []  # the hosts of the bundles when it was removed
-        self.line: GroupLine | None = None
-        self.attempts = 0
-        self.looked_at = False  # whether it was found out if it fits at all
-        self.since = now  # when it began to wait
-        self.created_s = 0.0  # how long it waited
-        self.watchers: list[tuple[bytes, int]] = []
-
-    def enter(self, state: int) -> None:
-        """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
-        self.state = GROUP.after[self.state][state]
-
-    def missing(self) -> list[tuple[int, Shape]]:
-        """The bundles that are not reserved, with their indices."""
-        return [(index, self.shapes[index]) for index, host in enumerate(self.hosts) if host is None]
-
-    @property
-    def wanted(self) -> Shape:
-        """What the group waits for, as a sum."""
-        assert self.line is not None, "the group does not wait"
-        return self.line.share.shape
-
-    @property
-    def label(self) -> str:
-        """The group's name in messages."""
-        return f"'{self.spec.name}' ({self.name})" if self.spec.name else self.name
-
-    def used(self) -> set[bytes]:
-        """The hosts that have bundles."""
-        return {host.host_id for host in self.hosts if host is not None}
-
-    @property
-    def kind(self) -> str:
-        """The strategy and what is asked of the hosts' labels, for people."""
-        parts = [self.spec.strategy]
-        if self.spec.selectors:
-            each = [" and ".join(map(str, selector.terms)) or "any" for selector in self.spec.selectors[:SHOWN]]
-            parts.append(f"hosts where {', '.join(each)}")
-        if self.spec.topology:
-            parts.append(f"all with the same {self.spec.topology}")
-        return "; ".join(parts)
-
-    @property
-    def domain(self) -> str | None:
-        """The value of the label that its hosts share; None if no bundle is reserved, or it shares no label."""
-        return next((host.info.labels.get(self.spec.topology) for host in self.hosts if host is not None), None)
-
-    def admits(self, host: Host, index: int) -> bool:
-        """Whether a host fulfils the conditions of a bundle."""
-        selectors = self.spec.selectors
-        return not selectors or all(term.holds(host.info.labels) for term in selectors[index].terms)
-
-
-class GroupLine:
-    """Groups of one job that ask for the same and wait. They are served in order. See ``OtherLine``."""
-
-    def __init__(self, share: Share, place: Callable[[Group], bool]) -> None:
-        self.share = share
-        self.full = False  # no room was found at the last pass
-        self.groups: OrderedDict[bytes, Group] = OrderedDict()
-        self._place = place
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def waiting(self) -> int:
-        """The number of groups that wait."""
-        return len(self.groups)
-
-    def first(self) -> Group:
-        """The group that is next. The line must not be empty."""
-        return next(iter(self.groups.values()))
-
-    def wanted(self) -> list[Waiting]:
-        """The missing bundles of the next group."""
-        return [Waiting(shape, is_part=True) for _, shape in self.first().missing()] if self.groups else []
-
-    def serve(self, changed: dict[bytes, Host]) -> Iterator[None]:
-        """Reserves one group after the other while there is room."""
-        while self.groups:
-            group = self.first()
-            shapes = {shape.key: shape for _, shape in group.missing()}.values()
-            if self.full and not any(host.pool.fits(shape) for host in changed.values() for shape in shapes):
-                return
-            self.full = not self._place(group)
-            if self.full:
-                return
-            yield
 
 
 class PlacementGroups:
@@ -193,6 +62,7 @@ class PlacementGroups:
         self.names: dict[tuple[str, str], Group] = {}
         self._by_actor: dict[bytes, dict[str, Group]] = {}  # by the actor that created them
         self._removed: OrderedDict[str, Group] = OrderedDict()
+        self.reports = GroupReports(self.groups, places.hosts)
         self._places = places
         self._hosts = places.hosts
         self._grants = grants
@@ -271,8 +141,8 @@ class PlacementGroups:
         hosts = group.had or [host.host_id if host is not None else b"" for host in group.hosts]
         waited_s, why, can_be_placed = group.created_s, "", True
         if group.line is not None:
-            waited_s, fits = self._clock() - group.since, self.could_ever_fit(group)
-            why, can_be_placed = self._why(group, fits), fits or self._each_would_fit(group)
+            waited_s, fits = self._clock() - group.since, self.reports.could_ever_fit(group)
+            why, can_be_placed = self.reports.why_waits(group, fits), fits or self.reports.each_would_fit(group)
         return GroupRow(group.group_id, spec.name, spec.namespace, group.state.name, spec.strategy,
                         [as_floats(bundle) for bundle in spec.bundles], hosts, spec.detached, group.job_id,
                         group.attempts, waited_s, why, can_be_placed, spec.selectors, spec.topology,
@@ -314,7 +184,7 @@ class PlacementGroups:
         assert line is not None
         group.attempts += 1
         hosts = [host for host in self._hosts.values() if not self._grants.keeps_off(host, line.share)]
-        found = self._choose(group, hosts, lambda host: host.pool)
+        found = group.hosts_for(hosts, lambda host: host.pool)
         if found is None:
             return False
         for index, host in found.items():
@@ -326,21 +196,11 @@ class PlacementGroups:
         self._settle(group, True)
         return True
 
-    @staticmethod
-    def _choose(group: Group, hosts: list[Host], pool_of: Callable[[Host], Pool]) -> dict[int, Host] | None:
-        spec = group.spec
-        for candidates in domains(hosts, spec.topology, group.domain, pool_of):
-            trial = Trial(candidates, group.admits if spec.selectors else None, pool_of)
-            found = choose(spec.strategy, group.missing(), trial, group.used(), spec.soft_target)
-            if found is not None:
-                return found
-        return None
-
     def _plan(self, line: GroupLine) -> list[tuple[Host, Shape]]:
         """Which hosts the first group of a line could have once their tasks have ended, and how much of each."""
         if not line.groups:
             return []
-        found = self._choose(line.first(), list(self._hosts.values()), _freed) or {}
+        found = line.first().hosts_for(list(self._hosts.values()), _freed) or {}
         shapes: dict[bytes, list[Shape]] = {}
         for index, host in found.items():
             shapes.setdefault(host.host_id, []).append(line.first().shapes[index])
@@ -448,68 +308,14 @@ class PlacementGroups:
         job = self._jobs.get(group.job_id)
         return not group.by_job or job is None or job.driver not in self._processes
 
-    # ------------------------------------------------------------------ reports
-
-    def waiting(self) -> list[Group]:
-        """The groups that wait for bundles."""
-        return [group for group in self.groups.values() if group.line is not None]
-
-    def take_stuck(self, since: float) -> list[Group]:
-        """The groups that have waited since then and do not even fit into an empty cluster. Returns each only once."""
-        due = [group for group in self.waiting() if not group.looked_at and group.since <= since]
-        for group in due:
-            group.looked_at = True
-        return [group for group in due if not self.could_ever_fit(group)]
-
-    def why_unplaced(self, shape: Shape) -> str:
-        """Why work that asks for resources of a group has no place at the moment."""
-        group = self.groups.get(shape.group)
-        if group is None:
-            return f"its placement group {shape.group} is removed"
-        if group.line is None:
-            return f"it asks for {describe(plain(shape.amounts))} of placement group {group.label}, which is in use"
-        return f"it waits for placement group {group.label}: {self.why(group)}"
-
-    def could_ever_fit(self, group: Group) -> bool:
-        """Whether the missing bundles of a group would fit if all hosts were empty."""
-        return self._choose(group, list(self._hosts.values()), _emptied) is not None
-
-    def _each_would_fit(self, group: Group) -> bool:
-        """Whether each bundle of a group would fit alone into an empty host, and the strategy is a wish only."""
-        if group.spec.strategy not in (PACK, SPREAD) or group.spec.topology:
-            return False
-        hosts = [(host, _emptied(host)) for host in self._hosts.values()]
-        return all(
-            any(pool.fits(shape) and group.admits(host, index) for host, pool in hosts)
-            for index, shape in group.missing()
-        )
-
-    def why(self, group: Group) -> str:
-        """Why a group waits; empty if it does not."""
-        return self._why(group, self.could_ever_fit(group)) if group.line is not None else ""
-
-    def _why(self, group: Group, could_ever_fit: bool) -> str:
-        asks = _asks(group)
-        hosts = self._hosts.values()
-        if not could_ever_fit:
-            labels = {host.host_id: f", labels {host.info.labels}" if _names_labels(group) else "" for host in hosts}
-            have = "; ".join(
-                f"{host.info.hostname}: {describe(_emptied(host).total)}{labels[host.host_id]}" for host in hosts
-            )
-            return (
-                f"its bundles ({asks}) do not fit into the cluster, even if it were "
-                f"empty ({have or 'there is no host'}): ask for less, or start hosts with zray-worker"
-            )
-        pools = [(host.info.hostname, host.pool) for host in hosts]
-        free = "; ".join(f"{hostname}: {describe(pool.without_bundles(pool.free))}" for hostname, pool in pools)
-        return f"its bundles ({asks}) wait for room; free are {free}"
-
     def check(self) -> None:
         """Raises AssertionError if an invariant does not hold; for tests."""
         lines = [line for line in self._lines.others.values() if isinstance(line, GroupLine)]
         waiting = [group for line in lines for group in line.groups.values()]
         assert len(waiting) == len({group.group_id for group in waiting}), "a group waits in two lines"
-        assert {group.group_id for group in waiting} == {group.group_id for group in self.waiting()}, "who waits"
+        assert {group.group_id for group in waiting} == {group.group_id for group in self.reports.waiting()}, (
+            "who waits"
+        )
         reserved: dict[tuple[bytes, int], Host] = {}
         for host in self._hosts.values():
             for name, bundles in host.bundles.items():
@@ -534,28 +340,12 @@ class PlacementGroups:
             assert all(host is None or group.admits(host, index) for index, host in enumerate(group.hosts)), "selectors"
 
 
-def _names_labels(group: Group) -> bool:
-    """Whether the labels of hosts say where a group may be."""
-    return bool(group.spec.selectors or group.spec.topology)
-
-
-def _asks(group: Group) -> str:
-    """What the missing bundles of a group ask for, for people."""
-    asks = ", ".join(str(shape) for _, shape in group.missing()[:SHOWN])
-    return f"{asks}; strategy {group.kind}"
-
-
 def _sum(shapes: Iterable[Shape]) -> Shape:
     total: dict[str, int] = {}
     for shape in shapes:
         for name, amount in shape.amounts.items():
             total[name] = total.get(name, 0) + amount
     return Shape(shape_key(total), total)
-
-
-def _emptied(host: Host) -> Pool:
-    """The resources of a host without tasks, actors and bundles."""
-    return Pool(host.pool.without_bundles(host.pool.total))
 
 
 def _freed(host: Host) -> Pool:

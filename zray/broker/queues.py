@@ -57,6 +57,7 @@ class TaskQueue:
         "grown",
         "job_id",
         "near",
+        "owed",
         "share",
         "spread",
     )  # fmt: skip
@@ -72,6 +73,8 @@ class TaskQueue:
         self.near: dict[bytes, deque[Envelope]] = {}
         self.grown: dict[bytes, None] = {}  # hosts whose line has got tasks since the last pass
         self.full = False  # no host had room at the last pass
+        self.owed: dict[bytes, int] = {}
+        """By host: how many tasks wait for workers that are being started there. Only a line that spreads has such."""
         self._length = 0
         self._back = 0
         self._front = 0
@@ -89,7 +92,7 @@ class TaskQueue:
         """Removes all envelopes. Returns them."""
         removed = list(self)
         self.anywhere.clear()
-        for lines in (self.near, self._parked, self.grown):
+        for lines in (self.near, self._parked, self.grown, self.owed):
             lines.clear()
         self._stuck = []
         self._length = 0
@@ -137,6 +140,13 @@ class TaskQueue:
             if not first.cancelled and first.owner not in self._congested:
                 return self._length
         return self._length if self.any() is not None else 0
+
+    def spare(self, host_id: bytes = b"") -> int:
+        """How many tasks a host may get. Those that are meant for workers that are being started elsewhere are not."""
+        if not self.spread:
+            return self._length
+        owed = sum(self.owed.values()) - self.owed.get(host_id, 0)
+        return self._length - owed - self.share.starting
 
     def forget_stuck(self) -> None:
         """Begins a new pass: hosts that had no room may have some now."""

@@ -109,6 +109,7 @@ class Host:
         "number",
         "pool",
         "shares_cpus",
+        "spread_at",
         "starting",
         "workers",
     )  # fmt: skip
@@ -124,6 +125,7 @@ class Host:
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
         self.starting: dict[bytes, Worker] = {}  # workers in state STARTING for tasks; some are reserved, see Worker
+        self.spread_at = 0  # the number of the last task of a line that spreads which it has got
         self.actors = 0
         self.load = 0.0  # actors per unit of CPU
         self.is_roomy = False  # it has a free CPU and is less than half used; not kept for the only host, see places
@@ -139,6 +141,12 @@ class Host:
     def count_starting(self, environment_id: bytes) -> int:
         """How many workers are being started for tasks in an environment. Others may take minutes, or never join."""
         return sum(worker.environment_id == environment_id for worker in self.starting.values())
+
+    def count_workers_for(self, environment_id: bytes, job_id: bytes) -> int:
+        """How many workers are idle, or are being started, for tasks of a job in an environment, and not reserved."""
+        starting = [worker for worker in self.starting.values() if worker.reserved is None]
+        idle = [*self.idle.get(job_id + environment_id, ()), *self.idle.get(environment_id, ())]
+        return len(idle) + sum(worker.environment_id == environment_id for worker in starting)
 
     def count_actor(self, more: int) -> None:
         """Counts an actor that is placed here (1) or leaves (-1)."""

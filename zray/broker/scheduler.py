@@ -47,6 +47,15 @@ def _load(host: Host) -> float:
     return (total - host.pool.free.get("CPU", 0)) / total if total else 1.0
 
 
+def _owe(queue: TaskQueue, host: Host, more: int) -> None:
+    """Changes how many tasks of a line a host is owed, which is never less than none."""
+    owed = queue.owed.get(host.host_id, 0) + more
+    if owed > 0:
+        queue.owed[host.host_id] = owed
+    else:
+        queue.owed.pop(host.host_id, None)
+
+
 class Scheduler:
     """The pass over the lines that wait, and the placement of tasks."""
 
@@ -67,6 +76,7 @@ class Scheduler:
         self._workers = workers
         self._dispatch = dispatch
         self._actor_placement = actor_placement
+        self._spreads = 0  # how many tasks of lines that spread were given to hosts
         self._contended = False  # whether more than one line waits
         self.left: list[Waiting] = []
         """What the last pass has left waiting: the next of each line."""
@@ -221,21 +231,56 @@ class Scheduler:
     def _spread(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
         """Gives one task to each host, the least loaded first, again and again.
 
-        Ends when the queue is empty or no host has room.
+        Of equal hosts, the first is the one that got none for longest. A host without an idle worker has its turns,
+        too: it is owed tasks, which wait until its workers have started. Ends when no task is left for other hosts, or
+        no host has room.
         """
+        self._settle_debts(queue)
         placed = fits = True
         while placed and queue:
             placed = fits = False
             for tier in self._places.tiers(queue.share.shape, changed if queue.full else None):
-                for host in sorted(dict.fromkeys(tier), key=_load):
-                    if self._grants.is_open(host, queue.share):
-                        fits = True
-                        if self._serve_once(host, queue, ration):
-                            placed = True
-                            yield
+                for host in sorted(dict.fromkeys(tier), key=lambda host: (_load(host), host.spread_at)):
+                    if not self._grants.is_open(host, queue.share):
+                        continue
+                    fits = True
+                    spare = queue.spare(host.host_id)
+                    if spare > 0 and self._serve_once(host, queue, min(ration, spare)):
+                        self._spread_to(host)
+                        _owe(queue, host, -1)
+                        placed = True
+                        yield
+                    elif queue.spare() > 0 and self._may_owe(queue, host):
+                        self._spread_to(host)
+                        _owe(queue, host, 1)
+                        placed = True
                 if fits:  # as in ``_pack``
                     break
         queue.full = not fits
+
+    def _spread_to(self, host: Host) -> None:
+        self._spreads += 1
+        host.spread_at = self._spreads
+
+    def _may_owe(self, queue: TaskQueue, host: Host) -> bool:
+        """Whether a host has room and workers that start for one more task of a line than it is owed."""
+        return queue.next_for(host.host_id) is not None and queue.owed.get(host.host_id, 0) < self._most(queue, host)
+
+    def _most(self, queue: TaskQueue, host: Host) -> int:
+        """The most tasks of a line that a host may be owed."""
+        shape = queue.share.shape
+        workers = host.count_workers_for(shape.environment_id, queue.job_id)
+        return host.pool.how_many_fit(shape, workers) if self._grants.is_open(host, queue.share) else 0
+
+    def _settle_debts(self, queue: TaskQueue) -> None:
+        """Other hosts may have what a host is owed if it is gone, or has lost its room or the workers that started."""
+        for host_id, owed in list(queue.owed.items()):
+            host = self.hosts.get(host_id)
+            most = self._most(queue, host) if host is not None else 0
+            if most == 0:
+                del queue.owed[host_id]
+            else:
+                queue.owed[host_id] = min(owed, most)
 
     def _serve_host(self, host: Host, queue: TaskQueue, ration: int) -> Generator[None, None, bool]:
         """Gives a host as many grants as it has room for, or, if it is less than half used, until half of it is used.

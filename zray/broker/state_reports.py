@@ -98,8 +98,13 @@ class StateReports:
                 room -= len(said.rows)
                 worker = process.worker
                 job_id = process.job_id if worker is None else worker.job_id
-                records.append(q.ProcessRecords(process_id, job_id, said.total, said.rows, said.running))
+                records.append(q.ProcessRecords(process_id, job_id, said.total, said.rows, said.running, said.ran_ms))
             left_out = sum(owner in core.processes for owner in owners) - len(records)
+            if kind is q.InspectTasks:
+                for gone in core.history.tasks_of_the_gone():
+                    room -= len(gone.rows)
+                    if room >= 0:
+                        records.append(gone)
             core.send(source.process_id, q.OwnerRecords(question.request, records, max(0, left_out)))
 
         core.inspections.ask(source.process_id, asked, answer, lambda number: kind(number, limit), PATIENCE_S)

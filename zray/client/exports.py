@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from zray.ids import function_id_of
 from zray.serialization import PickledCallable
+from zray.user_warnings import warn_user
 
 if TYPE_CHECKING:
-    from zray.client.core.client_core import ClientCore
     from zray.client.shell import ClientShell
     from zray.object_ref import ObjectRef
 
@@ -20,56 +20,45 @@ STORED_FUNCTION = b"zray-stored-function:"
 follows."""
 
 
-class Exporter(Protocol):
-    """The part of a session that ships them."""
-
-    core: ClientCore
-    shell: ClientShell
-
-    def put(self, value: Any) -> ObjectRef:
-        """Stores a value."""
-
-    def pickled_by_user(self, object_id: bytes) -> None:
-        """Keeps an object until this process ends."""
-
-
 class Exports:
-    """The functions and classes that a session has shipped."""
+    """The functions and classes that a session has shipped. ``put`` stores a value; ``keep`` keeps an object until this
+    process ends."""
 
-    def __init__(self, session: Exporter) -> None:
-        self._session = session
+    def __init__(self, shell: ClientShell, put: Callable[[Any], ObjectRef], keep: Callable[[bytes], None]) -> None:
+        self._shell = shell
+        self._core = shell.core
+        self._put = put
+        self._keep = keep
         self._stored: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
 
     def __call__(self, pickled: PickledCallable) -> bytes:
         """Ships a function or class, unless it has been shipped already. Returns its identifier in the cluster."""
         known = self._stored.get(pickled.id16, pickled.id16)
-        if known in self._session.core.exported:
+        if known in self._core.exported:
             return known
         if len(pickled.blob) > WARN_FUNCTION_BYTES:
-            warnings.warn(
+            warn_user(
                 f"{pickled.name} is {len(pickled.blob) >> 20} MiB when pickled, because it captures large values: put "
                 f"them into the store with zray.put() and pass the references as arguments",
-                stacklevel=4,
             )
         if len(pickled.blob) > LARGE_FUNCTION_BYTES:
             return self._ship_stored(pickled)
-        with self._session.shell.lock:
+        with self._shell.lock:
             self._ship(pickled, pickled.id16, pickled.blob)
         return pickled.id16
 
     def _ship_stored(self, pickled: PickledCallable) -> bytes:
-        session = self._session
-        keep: ObjectRef = session.put(pickled.blob)
-        blob = STORED_FUNCTION + keep._id
-        session.pickled_by_user(keep._id)
-        with session.shell.lock:
+        stored = self._put(pickled.blob)
+        blob = STORED_FUNCTION + stored._id
+        self._keep(stored._id)
+        with self._shell.lock:
             # Two threads may ship the same function at once: the first identifier is used for both.
             function_id = self._stored.setdefault(pickled.id16, function_id_of(blob))
             self._ship(pickled, function_id, blob)
         return function_id
 
     def _ship(self, pickled: PickledCallable, function_id: bytes, blob: bytes) -> None:
-        core = self._session.core
+        core = self._core
         if function_id not in core.exported:
             for inner in pickled.refs:
                 core.references.pin(inner)  # for the job: any worker may load the function at any time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.exceptions import ClusterUnavailableError, TaskError
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from zray.client.core.client_core import ClientCore
+    from zray.client.object_refs import ObjectRefs
+    from zray.client.shell import ClientShell
     from zray.object_ref import ObjectRef
 
 
@@ -73,6 +76,41 @@ class Readiness(Completion):
 
     def _outcome(self, ref: ObjectRef) -> None:
         return None
+
+
+class Futures:
+    """Makes the futures of one session. ``check_usable``: raises if the cluster is gone or this is a forked child."""
+
+    def __init__(self, shell: ClientShell, refs: ObjectRefs, values: Values, check_usable: Callable[[], None]) -> None:
+        self._shell = shell
+        self._refs = refs
+        self._values = values
+        self._check_usable = check_usable
+
+    def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
+        """See ``zray.object_ref.Tracker``."""
+        return self._future(object_id, Completion)
+
+    def when_ready(self, object_id: bytes) -> concurrent.futures.Future[None]:
+        """Returns a future that ends, with None, when the object has a value or an error."""
+        return self._future(object_id, Readiness)
+
+    def _future(self, object_id: bytes, kind: type[Completion]) -> concurrent.futures.Future[Any]:
+        self._check_usable()
+        from concurrent.futures import Future  # not at the top: it loads logging, which most workers never need
+
+        future: Future[Any] = Future()
+        ref = self._refs.intern(object_id)
+        done = kind(self._values, ref, future)
+
+        def watch() -> bool:
+            return self._shell.core.references.wait_for(object_id, done)
+
+        if not self._shell.run(watch):
+            done.complete()
+        elif self._shell.closed:
+            done.give_up()
+        return future
 
 
 def raisable_in_coroutines(error: BaseException) -> BaseException:

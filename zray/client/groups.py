@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from zray.client.core.client_core import ClientCore
-from zray.client.core.references import Entry
 from zray.client.core.states import ERROR, INLINE
+from zray.client.object_refs import ObjectRefs
 from zray.client.shell import ClientShell
 from zray.failures import encode_failure
 from zray.ids import put_id
@@ -24,11 +24,10 @@ class Owner(Protocol):
 
     core: ClientCore
     shell: ClientShell
+    refs: ObjectRefs
 
     def check_usable(self) -> None:
         """Raises if the cluster is gone or this is a forked child."""
-
-    def _make_ref(self, object_id: bytes, entry: Entry) -> ObjectRef: ...
 
 
 class GroupWatches:
@@ -49,7 +48,7 @@ class GroupWatches:
         object_id = put_id(core.new_task_id())
 
         def watch() -> ObjectRef:
-            ref = session._make_ref(object_id, core.references.own(object_id))
+            ref = session.refs.make(object_id, core.references.own(object_id))
             waiting = self._waiting.setdefault(group_id, [])
             waiting.append((object_id, value))
             if len(waiting) == 1:

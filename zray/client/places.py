@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from zray.client.core.client_core import ClientCore
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import ClientShell
 from zray.client.stores import Stores
+from zray.client.waiter import Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.protocol.records import ObjectLocation
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict, deque
 
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import ClientShell
 from zray.client.stores import Stores
+from zray.client.waiter import Waiter
 from zray.system.threads import start_thread
 
 MAX_THREADS = 8

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zray import exceptions
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import ClientShell
 from zray.client.stores import Stores
+from zray.client.waiter import Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError, ObjectLostError, ZrayError
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-import select
 import threading
 import time
 import traceback
@@ -26,7 +25,9 @@ from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import Callback, LaneEffect, Warn
 from zray.client.lane_sockets import LaneSockets, refuse
 from zray.client.lock import ClientLock
+from zray.client.poller import Poller
 from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
+from zray.client.waiter import Waiter
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import through_broker
@@ -45,46 +46,6 @@ LOST_LEAD_S = 6 * TICK_S
 """A leader that has not taken a turn for this long, in seconds, loses the lead."""
 BURST_S = 0.0002
 """Submissions within this time, in seconds, are sent together."""
-
-
-class Waiter:
-    """A thread that waits: until ``left`` is zero (``ready`` counts it down) or ``woken`` is set."""
-
-    __slots__ = ("_shell", "_signal", "entered", "left", "polls", "thread", "woken")
-
-    def __init__(self, shell: ClientShell, left: int = 1) -> None:
-        self._shell = shell
-        self._signal = threading.Lock()
-        self._signal.acquire()
-        self.left = left
-        self.woken = False
-        self.entered = False  # it leads, or is in the queue to lead
-        self.thread = 0  # the thread that entered
-        self.polls = False  # the thread is in poll()
-
-    def is_done(self) -> bool:
-        """Whether the wait is over."""
-        return self.left <= 0 or self.woken
-
-    def ready(self, object_id: bytes) -> None:
-        """Counts an object that is ready. Called under the shell's lock."""
-        self.left -= 1
-        if self.left == 0:
-            self._shell.alert(self)
-
-    def wake(self) -> None:
-        """Ends the wait. Called under the shell's lock."""
-        self.woken = True
-        self._shell.alert(self)
-
-    def signal(self) -> None:
-        """Makes the waiting thread check its condition again."""
-        if self._signal.locked():
-            self._signal.release()
-
-    def sleep(self, timeout_s: float) -> None:
-        """Waits for ``signal``."""
-        self._signal.acquire(timeout=timeout_s)
 
 
 class ClientShell:
@@ -112,18 +73,11 @@ class ClientShell:
         self.lost = ""
         self._on_effects = on_effects
         self._on_lost = on_lost
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lifeline = lifeline  # a descriptor that reads end-of-file when the local cluster is gone
-        self._socket_fd = connection.socket.fileno()
+        self._poller = Poller(connection.socket.fileno(), lifeline, self.lock)
         self._unchecked = True  # the socket was used: its descriptor says nothing until it was asked again
         self.lane_path = ""
         """Where this process listens for callers of its actor; empty: it makes no lanes."""
         self._lanes: LaneSockets | None = None  # made when the first is needed
-        self._fds: list[int] = []
-        # Two pollers, because a user thread may take the lead while the background thread is still in poll().
-        self._user_poll: select.poll | None = None
-        self._background_poll = select.poll()
-        self._choose_fds()
         self._leader: Waiter | None = None
         self._led_since = 0.0
         self._driven_at = time.monotonic()  # the background thread leads only if nobody else does in the next moments
@@ -267,7 +221,7 @@ class ClientShell:
     def _lose(self, reason: str) -> None:
         self.lost = reason
         self._enter_state(LOST)
-        self._choose_fds()
+        self._poller.choose(self._lanes, bool(self.lost))
         self.core.lose_cluster(reason, time.monotonic())
         for waiter in self._waiting_for_room:
             waiter.wake()
@@ -282,7 +236,7 @@ class ClientShell:
             if self._lanes is None:
                 with contextlib.suppress(OSError):  # no descriptors are left: calls go through the broker
                     self._lanes = LaneSockets(self.core, self.lane_path, self.connection.max_message_bytes)
-                    self._choose_fds()
+                    self._poller.choose(self._lanes, bool(self.lost))
             if self._lanes is not None:
                 self._lanes.perform(effect, now)
             else:
@@ -336,8 +290,9 @@ class ClientShell:
             with signals_taken() if get_ident() == self._background_ident else contextlib.nullcontext():
                 callback.complete()
 
-    def submitted(self) -> None:
+    def submitted(self, now: float | None = None) -> None:
         """Makes sure that the core's messages are sent soon. Called under the lock, after the core was given work.
+        ``now``: the time, if the caller has it.
 
         The first message of a burst is sent at once. Those that follow within ``BURST_S`` are left to a thread that
         waits, or to the background thread. A message for the broker is left to the leader, if there is one, because a
@@ -350,11 +305,11 @@ class ClientShell:
         if self._leader is not None:
             if self._polling and not (lanes.due and self._sent_by_lanes(lanes.is_urgent)):
                 self._polling = False
-                os.eventfd_write(self._wake_fd, 1)
+                os.eventfd_write(self._poller.wake_fd, 1)
         elif lanes.is_urgent and self.state is OPEN:
             self._send()
             self.last_flush = time.monotonic()
-        elif time.monotonic() - self.last_flush > BURST_S:
+        elif (time.monotonic() if now is None else now) - self.last_flush > BURST_S:
             self.turn()
 
     def _sent_by_lanes(self, is_urgent: bool) -> bool:
@@ -407,7 +362,7 @@ class ClientShell:
         if waiter is self._leader:
             if self._polling:
                 self._polling = False
-                os.eventfd_write(self._wake_fd, 1)
+                os.eventfd_write(self._poller.wake_fd, 1)
         else:
             waiter.signal()
 
@@ -511,51 +466,25 @@ class ClientShell:
             self._lead(follower)
             follower.signal()
             if follower.polls:  # a signal handler interrupted its poll(), and it may be done by now
-                os.eventfd_write(self._wake_fd, 1)
+                os.eventfd_write(self._poller.wake_fd, 1)
         elif self._parked:
             self._parked = False
             self._background.signal()
 
     def _wait_for_socket(self, waiter: Waiter, timeout_s: float) -> None:
         """Waits for the socket, then takes a turn, unless another thread has taken the lead meanwhile."""
-        ready = dict(self._poll(waiter, timeout_s))
+        ready = dict(self._poller.poll(waiter, timeout_s, waiter is self._background))
         with self.lock:
             if self.state is CLOSED:
                 return
-            if self._lifeline in ready:
+            if self._poller.lifeline in ready:
                 self._lose_lifeline()
             if waiter is not self._leader:
                 return  # only the leader may consume the signal
-            if self._wake_fd in ready:
-                os.eventfd_read(self._wake_fd)
+            if self._poller.wake_fd in ready:
+                os.eventfd_read(self._poller.wake_fd)
             by_lanes = self._lanes is not None and self._lanes.fileno() in ready
-            self._turn_as_leader(waiter, self._socket_fd in ready, by_lanes)
-
-    def _poll(self, waiter: Waiter, timeout_s: float) -> list[tuple[int, int]]:
-        if waiter is self._background:
-            return self._background_poll.poll(timeout_s * 1000)
-        fds = self._fds
-        poll, self._user_poll = self._user_poll, None
-        if poll is None:  # this is a signal handler that has interrupted poll(), which uses the other object
-            poll = _poller(fds)
-        waiter.polls = True
-        try:
-            self.lock.open_window()
-            ready = poll.poll(timeout_s * 1000)
-            self.lock.shut_window()
-            return ready
-        finally:
-            waiter.polls = False
-            if fds is self._fds:
-                self._user_poll = poll
-
-    def _choose_fds(self) -> None:
-        """Sets the descriptors to poll. The socket is left out once it is lost, because it would always be ready."""
-        socket = [] if self.lost else [self._socket_fd]
-        lanes = [self._lanes.fileno()] if self._lanes is not None and not self.lost else []
-        self._fds = [*socket, self._wake_fd, *lanes, *([self._lifeline] if self._lifeline >= 0 else [])]
-        self._user_poll = _poller(self._fds)
-        self._background_poll = _poller(self._fds)
+            self._turn_as_leader(waiter, self._poller.socket_fd in ready, by_lanes)
 
     def _turn_as_leader(self, waiter: Waiter, expected: bool, by_lanes: bool = False) -> None:
         self._polling = False  # no wake-up is needed: the turn handles whatever becomes ready now
@@ -566,8 +495,8 @@ class ClientShell:
             self._polling = True
 
     def _lose_lifeline(self) -> None:
-        self._lifeline = -1
-        self._choose_fds()
+        self._poller.lifeline = -1
+        self._poller.choose(self._lanes, bool(self.lost))
         if self.state is OPEN:
             self._lose("the processes of the local cluster are gone: its host or broker was killed, or has failed")
 
@@ -628,7 +557,7 @@ class ClientShell:
                 if waiter is not None and waiter is not self._background:
                     waiter.woken = True
                     waiter.signal()
-            os.eventfd_write(self._wake_fd, 1)
+            os.eventfd_write(self._poller.wake_fd, 1)
             self._background.signal()
         if get_ident() != self._background_ident:
             self._background_ended.acquire(timeout=2.0)
@@ -641,11 +570,4 @@ class ClientShell:
             self.connection.close()
             if self._lanes is not None:
                 self._lanes.close()
-            os.close(self._wake_fd)
-
-
-def _poller(fds: list[int]) -> select.poll:
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return poll
+            os.close(self._poller.wake_fd)

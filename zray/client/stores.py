@@ -35,7 +35,8 @@ class Stores:
         self._hosts = hosts
         self._lock = threading.Lock()
         self._stores: dict[bytes, Store] = {}
-        self._opened: tuple[Store, ...] = ()  # the same stores
+        self.opened: tuple[Store, ...] = ()
+        """The stores that have been opened."""
         self._paths: dict[bytes, str] = {}
         self._fetch_paths: dict[bytes, str] = {}
         self._elsewhere: set[bytes] = set()  # hosts, and drivers, whose stores cannot be reached
@@ -82,7 +83,7 @@ class Stores:
                 if host not in self._stores:
                     store = self._stores[host] = Store.open(path, shield)
                     store.notices.tell = self._tell
-                    self._opened = tuple(self._stores.values())
+                    self.opened = tuple(self._stores.values())
                 return self._stores[host]
         finally:
             shield.leave_section()
@@ -144,14 +145,9 @@ class Stores:
             store.free(object_ids)
         return True
 
-    def settle(self) -> None:
-        """Releases segments of values that are gone. Called regularly, for a process that does not use its stores."""
-        for store in self._opened:
-            store.settle()
-
     def close(self) -> None:
         """Closes every store of this process. Values that are still used stay mapped."""
-        for store in self._opened:
+        for store in self.opened:
             store.close()
         self._stores.clear()
-        self._opened = ()
+        self.opened = ()

@@ -10,7 +10,8 @@ from zray.client.context import current_task
 from zray.client.core.references import Entry
 from zray.client.core.states import ERROR, PENDING, STORED
 from zray.client.prefetch import Prefetch, Prefetches
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import ClientShell
+from zray.client.waiter import Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.object_ref import ObjectRef
 

@@ -8,11 +8,11 @@ copies of a node.
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from zray.dag.scanner import Scan
+from zray.user_warnings import warn_user
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class DAGNode:
         Raises:
             AssertionError: the graph has two input nodes, or an input node that was not made by ``with InputNode()``.
         """
-        warnings.warn("DAGNode.execute() is deprecated, as in Ray", DeprecationWarning, stacklevel=2)
+        warn_user("DAGNode.execute() is deprecated, as in Ray", DeprecationWarning)
         results: dict[str, Any] = {}
         result = self._walk(lambda node: node._execute_impl(*args, **kwargs), results)
         if _ray_cache_refs:

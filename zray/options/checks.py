@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.options.given import MAX_COUNT, UNLIMITED, Given, count_from, read_text, sendable
 from zray.scheduling.priority import MAX_PRIORITY
+from zray.user_warnings import warn_user
 
 if TYPE_CHECKING:
     from zray.scheduling.combine import Strategy
@@ -39,9 +40,7 @@ def read_timeout(given: Given) -> float:
 def read_num_returns(given: Given) -> int | str:
     if isinstance(given.value, str) and given.value in (STREAMING, DYNAMIC):
         if given.value == DYNAMIC:
-            import warnings  # here, because workers need it only for this
-
-            warnings.warn(DYNAMIC_WARNING, DeprecationWarning, stacklevel=8)
+            warn_user(DYNAMIC_WARNING, DeprecationWarning)
         return given.value
     checked: int = count_from(0, most=MAX_RETURNS)(given)
     return checked
@@ -76,8 +75,8 @@ def check_streams(num_returns: int | str | None, is_generator: bool, what: str) 
         return is_generator
     if isinstance(num_returns, str) and not is_generator:
         raise ValueError(
-            f"{what}: num_returns={num_returns!r} is for generator functions (functions that use 'yield'), and this is "
-            f"none: give a number"
+            f"{what}: num_returns={num_returns!r} can only be used with generator functions (those that use 'yield'), "
+            f"and this is none: give a number"
         )
     return isinstance(num_returns, str)
 

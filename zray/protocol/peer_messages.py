@@ -9,6 +9,9 @@ from zray.ids import ObjectId, ProcessId, TaskId
 from zray.named_tuples import NamedTuple
 from zray.protocol.records import ObjectLocation
 
+TOKEN_BYTES = 16
+"""The size of a token, in bytes. A process shows the one that it was offered to the listener of a lane or channel."""
+
 # -------------------------------------------------------------------------------------- client to client
 
 

@@ -194,7 +194,7 @@ class ProcessRecords(NamedTuple):
     """The tasks or objects of one process.
 
     ``total``: how many it has; ``rows``: the body of one ``TaskRows`` or ``ObjectRows``; ``running``: the tasks and
-    calls that the process itself runs.
+    calls that the process itself runs; ``ran_ms``: for how long, in milliseconds.
     """
 
     process_id: bytes
@@ -202,6 +202,7 @@ class ProcessRecords(NamedTuple):
     total: int
     rows: bytes
     running: list[bytes]
+    ran_ms: list[int]
 
 
 class OwnerRecords(NamedTuple):
@@ -231,6 +232,10 @@ class InspectObjects(NamedTuple):
     limit: int
 
 
+LEFT_BEHIND = 0
+"""The request of a ``RecordsInspected`` that answers none: a driver sends it before it leaves the cluster."""
+
+
 class RecordsInspected(NamedTuple):
     """See ``ProcessRecords``."""
 
@@ -238,6 +243,7 @@ class RecordsInspected(NamedTuple):
     total: int
     rows: bytes
     running: list[bytes]
+    ran_ms: list[int]
 
 
 class TaskRow(NamedTuple):
@@ -245,7 +251,8 @@ class TaskRow(NamedTuple):
 
     ``state``: Ray's name of it, as far as the owner knows; ``actor``: empty for a task; ``parent``: the task that
     submitted it, or empty; ``worker``: the worker that has answered, or empty; ``shape``: the resources that it asks
-    for; ``error_type``: Ray's name; ``error``: the end of the error's text.
+    for; ``error_type``: Ray's name; ``error``: the end of the error's text; ``created_s``, ``started_s``, ``ended_s``:
+    when it was submitted, began and ended, in seconds since 1970, or None.
     """
 
     task_id: bytes
@@ -259,6 +266,9 @@ class TaskRow(NamedTuple):
     shape: bytes
     error_type: str
     error: str
+    created_s: float
+    started_s: float | None
+    ended_s: float | None
 
 
 class TaskRows(NamedTuple):

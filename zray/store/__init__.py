@@ -1,9 +1,12 @@
 """Large objects of one machine: written once, read by every process, without a copy and without a server.
 
 A store is a directory, usually in shared memory. ``Store`` is the library that hosts, workers and drivers use to access
-it. ``segments`` handles the files in the directory. ``ledger`` (pure) decides what fits and what has to make room.
-``ledger_file`` is the ledger that all processes share. ``sections`` are the locks. ``pins`` are the marks of segments
-in use. ``maps`` maps segments into memory, and ``spill`` moves objects to disk.
+it. ``room`` finds room for what is written (``writing``). ``spilling`` chooses what moves to disk for it (``spill``).
+``reading`` maps objects, and ``held_pins`` knows which of them this process uses.
+
+Below these, ``segments`` handles the files in the directory. ``ledger`` (pure) decides what fits and what has to make
+room. ``ledger_file`` is the ledger that all processes share. ``sections`` are the locks. ``pins`` are the marks of
+segments in use. ``maps`` maps segments into memory.
 """
 
 from zray.store.ledger import StoreUsage

@@ -66,22 +66,22 @@ NO_SHIELD = _NoShield()
 class Locked:
     """The lock between the threads of a process, while the store can be used.
 
-    ``settle`` processes the pins and maps that have ended (``ended``). Entering and leaving the section calls it.
-    Attributes: unusable, why the store cannot be used any more; empty if it can.
+    Attributes: unusable, why the store cannot be used any more; empty if it can. ended, the pins and maps that are
+    over. settle, which processes these: entering and leaving the section calls it.
     """
 
-    def __init__(self, path: str, shield: Shield, settle: Callable[[], None]) -> None:
+    def __init__(self, path: str, shield: Shield) -> None:
         self.shield = shield
         self.lock = threading.Lock()
         self.unusable = ""
         self.ended: deque[Any] = deque()
         self._path = path
-        self._settle = settle
+        self.settle: Callable[[], None] = lambda: None
 
     def __enter__(self) -> None:
         self.shield.enter_section()
         if self.ended:  # first: it may be the room
-            self._settle()
+            self.settle()
         self.lock.acquire()
         if self.unusable:
             self.__exit__()
@@ -91,7 +91,7 @@ class Locked:
         self.lock.release()
         try:
             if self.ended:
-                self._settle()
+                self.settle()
         finally:
             self.shield.leave_section()
 

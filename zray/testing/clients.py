@@ -204,8 +204,8 @@ class SimProcess(Node):
         parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None, constraint: list[Any] | None = None,
         shape: bytes = b"",
     ) -> list[bytes]:  # fmt: skip
-        """Submits a task; the caller holds the references returned. ``stream``: see ``Session.submit``. ``shape``: what
-        it asks for, if not ``cpus``."""
+        """Submits a task; the caller holds the references returned. ``stream``: see ``Submission.submit``. ``shape``:
+        what it asks for, if not ``cpus``."""
         core = self.core
         task_id = core.new_task_id()
         arguments = self._arguments(refs, nested)
@@ -287,7 +287,7 @@ class SimProcess(Node):
     def call_stream(
         self, actor: SimActor, refs: Iterable[bytes], retries: int, stream: StreamSpec | None
     ) -> list[bytes]:
-        """As ``call``, for a method that is a generator if ``stream`` is given; see ``Session.submit``."""
+        """As ``call``, for a method that is a generator if ``stream`` is given; see ``Submission.submit``."""
         core = self.core
         task_id = core.new_task_id()
         object_id = return_id(task_id, 1)

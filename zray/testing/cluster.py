@@ -11,7 +11,7 @@ from collections.abc import Callable
 from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.client.core.windows import WINDOWS, Windows
 from zray.logs.line import ERROR, LogLine
 from zray.protocol.link import MAX_MESSAGE_BYTES

@@ -76,7 +76,7 @@ _BUILDER = "joins with the interface of a driver; there is no server for clients
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
     "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
-    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
+    "ray.timeline": "the last 2,000 tasks of each owner; with `RAY_PROFILING=1` all tasks; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
@@ -92,7 +92,11 @@ DIFFERS = {
     "ray.util.state.get_log": "reads the files of hosts on the same machine only",
     "ray.util.state.list_logs": "lists the files of hosts on the same machine only",
     "ray.util.state.list_cluster_events": "an empty list: zray records no events",
-    "ray.util.state.list_tasks": "no times, events or call sites; of ended tasks the last 2,000 of each owner",
+    "ray.util.state.list_tasks": (
+        "times of submission, begin and end (of a running task to a quarter of a second; of actors' constructors "
+        "none), but no call sites; of ended tasks the last 2,000 of each owner, and the last 1,000 of drivers that "
+        "have left"
+    ),
     "ray.util.state.get_task": "see `list_tasks`",
     "ray.util.connect": "joins with the interface of a driver; there is no server for clients",
     "ray.util.client_connect.connect": "joins with the interface of a driver; there is no server for clients",

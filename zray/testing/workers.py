@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
+from zray.client.core.assignments import CALL, CONSTRUCTOR, TASK, Assignment
 from zray.client.core.payloads import Return
 from zray.client.core.states import ERROR, INLINE, STORED
 from zray.client.core.streams import FIRST_ITEM, item_id

@@ -34,6 +34,7 @@ from zray.protocol.messages import (
     Chunk,
     ProtocolError,
 )
+from zray.protocol.peer_messages import TOKEN_BYTES
 from zray.protocol.rows import encode_row
 from zray.transport.security.monitor import Monitor
 from zray.transport.sockets import is_readable, make_socket, receive
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 
 DIAL_TIMEOUT_S = 3.0
 TOKEN_LIFE_S = 10.0
-TOKEN_BYTES = 16
 IDLE_S = 60.0
 """How long a channel may be without a request before it is closed: hundreds of hosts may have dialled each other."""
 MAX_SOCKETS = 16384

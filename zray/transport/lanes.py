@@ -19,9 +19,9 @@ from socket import socket as UnixSocket
 
 from zray.named_tuples import NamedTuple
 from zray.protocol.codec import HEADER
+from zray.protocol.peer_messages import TOKEN_BYTES
 from zray.transport.sockets import peer_user
 
-TOKEN_BYTES = 16
 OFFER_S = 10.0
 """How long a caller may take to connect, in seconds."""
 MAX_STRANGERS = 16

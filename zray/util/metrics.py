@@ -9,11 +9,11 @@ from __future__ import annotations
 import bisect
 import re
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from zray.named_tuples import NamedTuple
+from zray.user_warnings import warn_user
 
 _VALID_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 MAX_SERIES = 10_000
@@ -233,15 +233,14 @@ def _is_valid(name: str) -> bool:
     if not name:
         raise ValueError("the name of a metric must not be empty")
     if not _VALID_NAME.fullmatch(name):
-        warnings.warn(
+        warn_user(
             f"invalid metric name {name!r}: its values are discarded. A name has letters, digits, _ and :, and does "
             f"not begin with a digit",
             UserWarning,
-            stacklevel=4,
         )
         return False
     if ":" in name:
-        warnings.warn(f"metric name {name!r}: a : will not be allowed in the future", FutureWarning, stacklevel=4)
+        warn_user(f"metric name {name!r}: a : will not be allowed in the future", FutureWarning)
     return True
 
 

@@ -1,7 +1,9 @@
 """``zray.timeline``: when the tasks of a cluster ran, as events for Perfetto (https://ui.perfetto.dev).
 
-Workers write a line for each task that has ended (``zray.worker.process.spans``), into the directory of their host's
-logs. Files of other machines are read by a task there.
+The owners of tasks know when the last ones ran (``zray.client.core.records``). In clusters with the setting
+``profiling``, workers also write a line for each task that has ended (``zray.worker.process.spans``), into a directory
+of their host. Files of other machines are read by a task there. What a worker has written comes first: it is
+more exact.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from zray.protocol import state_questions as q
 from zray.util.state.sources import Source
 
 PATTERN = "timeline-*.jsonl*"
@@ -21,10 +24,7 @@ MOST_BYTES = 256 * 2**20
 COLOURS = {"FINISHED": "thread_state_running", "FAILED": "terrible", "CANCELLED": "grey"}
 """Names of colours in the format of Chrome's traces."""
 TIMEOUT_S = 30.0
-NOT_RECORDED = (
-    "timeline(): no task was recorded. Set ZRAY_PROFILING=1 (or RAY_PROFILING=1) where the cluster's hosts start, "
-    "before init() or zray-worker"
-)
+NOT_RECORDED = "timeline(): no task has ended yet, of which the time is known"
 
 Span = dict[str, Any]
 """What a worker has written of a task, see ``zray.worker.process.spans``."""
@@ -36,8 +36,10 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
 
     Open the file in https://ui.perfetto.dev or chrome://tracing. There is one row for each worker, and another for each
     call that an actor ran beside others. An event has the name of its task, and its identifier, state (FINISHED, FAILED
-    or CANCELLED) and attempt. Tasks that still run, or whose worker was killed, have none. Only a cluster that was
-    started with ZRAY_PROFILING=1 (or RAY_PROFILING=1) records; else there are no events, and a warning says so.
+    or CANCELLED) and attempt. Tasks that still run, or whose worker was killed, have none.
+
+    Known are the last 2,000 tasks and calls of each living process that submits some, to about a millisecond. A cluster
+    that was started with ZRAY_PROFILING=1 (or RAY_PROFILING=1) records all tasks, exactly, and actors' constructors.
 
     Args:
         filename: write the events there, as JSON; default: return them.
@@ -53,7 +55,12 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
 
     if not is_initialized():
         raise RuntimeError("timeline(): this process is in no cluster: call zray.init() before")
-    events = to_events(_spans())
+    source = Source(None)
+    written = _written_spans(source)
+    known = {(span["task"], span["attempt"]) for _, span in written}
+    owned = [(ip, span) for ip, span in owned_spans(*source.ended_tasks(TIMEOUT_S))
+             if (span["task"], span["attempt"]) not in known]  # fmt: skip
+    events = to_events([*written, *owned])
     if not events:
         logger.warning(NOT_RECORDED)
     if filename is None:
@@ -63,9 +70,33 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     return None
 
 
-def _spans() -> list[tuple[str, Span]]:
-    """What all hosts have recorded, with the IP address of each."""
-    source = Source(None)
+def owned_spans(rows: Iterable[q.TaskRow], workers: Iterable[q.WorkerRecord]) -> list[tuple[str, Span]]:
+    """Makes spans of what the owners of tasks know, with the IP address of each one's host.
+
+    A worker answers for several small tasks at once. So those that it seems to have run at the same time ran one after
+    the other, unless they are calls of an actor.
+    """
+    by_id = {worker.worker_id: worker for worker in workers}
+    next_began: dict[bytes, float] = {}
+    found = []
+    timed = [row for row in rows if row.worker and row.started_s is not None and row.ended_s is not None]
+    for row in sorted(timed, key=lambda row: row.ended_s or 0.0, reverse=True):
+        began, ended = row.started_s or 0.0, row.ended_s or 0.0
+        if not row.actor:
+            late = max(0.0, ended - next_began.get(row.worker, ended))
+            began, ended = began - late, ended - late
+            next_began[row.worker] = began
+        worker = by_id.get(row.worker)
+        state = "CANCELLED" if row.error_type == "TASK_CANCELLED" else row.state
+        span = {"name": row.name, "ts": int(began * 1e6), "dur": int(ended * 1e6) - int(began * 1e6),
+                "task": row.task_id.hex(), "attempt": row.attempt, "state": state, "worker": row.worker.hex(),
+                "pid": worker.pid if worker is not None else 0}  # fmt: skip
+        found.append((worker.ip if worker is not None else "", span))
+    return found
+
+
+def _written_spans(source: Source) -> list[tuple[str, Span]]:
+    """What workers have written on all hosts, with the IP address of each."""
     found: list[tuple[str, Span]] = []
     far = []
     for host in source.hosts(TIMEOUT_S):

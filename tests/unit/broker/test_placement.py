@@ -103,6 +103,123 @@ def test_spread_tasks_are_spread(broker):
     assert Hosts(broker, FOUR, FOUR, FOUR).tasks(6, m.FLAG_SPREAD) == [2, 2, 2]
 
 
+class Spreading:
+    """A driver and three hosts of four CPUs. The workers of ``late`` hosts are being started. Tasks do not end."""
+
+    def __init__(self, broker: BrokerHarness, *late: int) -> None:
+        self.broker = broker
+        self.driver = broker.driver()
+        self.hosts = [broker.host(str(number), CPU=4) for number in range(3)]
+        self.workers: dict[bytes, list[bytes]] = {host: [] for host in self.hosts}
+        self.came = [0, 0, 0]
+        for number, host in enumerate(self.hosts):
+            if number not in late:
+                self.workers[host] += broker.workers(host)
+
+    def submit(self, count: int, shape: bytes = ONE_CPU) -> list[int]:
+        """Submits tasks in one turn. Returns how many each host has got."""
+        ids = [make_task_id(self.driver, next(self.broker._tasks)) for _ in range(count)]
+        rows = [m.Submit(task_id, 0, FUNCTION, shape, m.FLAG_SPREAD, b"", b"payload") for task_id in ids]
+        self.broker.say(self.driver, *rows)
+        return self.got()
+
+    def got(self) -> list[int]:
+        for number, host in enumerate(self.hosts):
+            self.came[number] += sum(len(self.broker.runs(worker)) for worker in self.workers[host])
+        return self.came
+
+    def start(self, number: int) -> list[int]:
+        """The workers of a host have started."""
+        self.workers[self.hosts[number]] += self.broker.workers(self.hosts[number])
+        return self.got()
+
+
+@pytest.mark.parametrize("late", range(3))
+def test_a_host_whose_workers_are_being_started_gets_its_part_of_spread_tasks(broker, late):
+    spreading = Spreading(broker, late)
+    assert spreading.submit(6) == [0 if number == late else 2 for number in range(3)]
+    assert spreading.start(late) == [2, 2, 2]
+    assert broker.tasks and not any(queue for queue in broker.core.lines.queues.values())
+
+
+def test_spread_tasks_wait_for_workers_everywhere(broker):
+    spreading = Spreading(broker, 0, 1, 2)
+    assert spreading.submit(6) == [0, 0, 0]
+    assert spreading.start(1) == [0, 2, 0]
+    assert spreading.start(0) == [2, 2, 0]
+    assert spreading.start(2) == [2, 2, 2]
+
+
+def test_spread_tasks_that_end_meanwhile_leave_what_others_are_owed(broker):
+    spreading = Spreading(broker, 2)
+    spreading.submit(6)
+    for host in spreading.hosts[:2]:
+        for worker in spreading.workers[host]:
+            for task_id in list(broker.core.workers.workers[worker].outstanding):
+                broker.done(worker, task_id)
+    assert spreading.got() == [2, 2, 0]
+    assert spreading.start(2) == [2, 2, 2]
+
+
+def test_more_spread_tasks_than_room_go_where_room_is_first(broker):
+    spreading = Spreading(broker, 2)
+    assert spreading.submit(20) == [4, 4, 0]
+    assert spreading.start(2) == [4, 4, 4]
+
+
+def test_spread_tasks_beside_another_line_get_their_parts_too(broker):
+    spreading = Spreading(broker, 2)
+    large = make_task_id(spreading.driver, next(broker._tasks))
+    broker.say(spreading.driver, m.Submit(large, 0, FUNCTION, shape(CPU=64), 0, b"", b"payload"))
+    assert spreading.submit(6) == [2, 2, 0]
+    assert spreading.start(2) == [2, 2, 2]
+
+
+def test_what_a_lost_host_was_owed_goes_to_others(broker):
+    spreading = Spreading(broker, 2)
+    spreading.submit(6)
+    broker.lose(spreading.hosts[2])
+    assert spreading.got() == [3, 3, 0]
+
+
+def test_what_a_host_without_room_was_owed_goes_to_others(broker):
+    spreading = Spreading(broker, 2)
+    spreading.submit(6)
+    nodes = shape(CPU=4)
+    for number in range(1, 4):  # the least loaded host has no actors; its CPUs are all taken then
+        broker.create(spreading.driver, make_task_id(spreading.driver, 100 + number), placement=nodes, running=nodes)
+    assert spreading.got() == [3, 3, 0]
+
+
+def test_a_start_that_fails_leaves_no_debt(broker):
+    spreading = Spreading(broker, 2)
+    spreading.submit(6)
+    for started in broker.take(spreading.hosts[2], m.StartWorker):
+        broker.kill(started.worker_id)
+    assert spreading.start(2) == [2, 2, 2]
+
+
+def test_spread_tasks_one_after_the_other_take_turns(broker):
+    spreading = Spreading(broker)
+    for _ in range(6):
+        spreading.submit(1)
+        for workers in spreading.workers.values():
+            for worker in workers:
+                for task_id in list(broker.core.workers.workers[worker].outstanding):
+                    broker.done(worker, task_id)
+    assert spreading.got() == [2, 2, 2]
+
+
+def test_cancelled_spread_tasks_leave_no_debt(broker):
+    spreading = Spreading(broker, 2)
+    spreading.submit(6)
+    for task_id, envelope in broker.tasks.items():
+        if envelope.worker is None:
+            broker.say(spreading.driver, m.Cancel(task_id, 0))
+    spreading.start(2)
+    assert sum(spreading.submit(3)) == 2 + 2 + 3
+
+
 def test_other_tasks_fill_hosts_up_to_a_half_and_then_to_the_end(broker):
     assert Hosts(broker, FOUR, FOUR, FOUR).tasks(2) == [2, 0, 0]
     assert Hosts(BrokerHarness(), FOUR, FOUR, FOUR).tasks(5) == [2, 2, 1]

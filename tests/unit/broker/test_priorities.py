@@ -305,5 +305,5 @@ def test_lines_of_several_priorities_are_one_row_of_the_status(broker):
     driver, _ = one_busy_cpu(broker)
     for priority in (0, 1, 2):
         broker.submit(driver, shape=at(priority))
-    (row,) = broker.core.reports.status(1, Found()).waiting
+    (row,) = broker.core.status_report.status(1, Found()).waiting
     assert (row.what, row.count, row.resources) == ("tasks", 3, {"CPU": 1.0})

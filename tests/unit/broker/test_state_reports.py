@@ -128,16 +128,16 @@ def test_owners_are_asked(broker: BrokerHarness, question: Any, asked: Any) -> N
     broker.say(driver, question(7, 10 * MAX_LIMIT))
     (of_driver,), (of_worker,) = broker.take(driver, asked), broker.take(worker, asked)
     assert of_driver.limit == MAX_LIMIT
-    broker.say(driver, q.RecordsInspected(of_driver.request, 3, b"rows", []))
+    broker.say(driver, q.RecordsInspected(of_driver.request, 3, b"rows", [], []))
     assert broker.take(driver, *ANSWERS) == []
-    broker.say(worker, q.RecordsInspected(of_worker.request, 0, b"none", [b"t" * 24]))
+    broker.say(worker, q.RecordsInspected(of_worker.request, 0, b"none", [b"t" * 24], [1500]))
     (answer,) = broker.take(driver, *ANSWERS)
     job_id = broker.core.processes[driver].job_id
     assert answer == q.OwnerRecords(
         7,
         [
-            q.ProcessRecords(driver, job_id, 3, b"rows", []),
-            q.ProcessRecords(worker, b"", 0, b"none", [b"t" * 24]),
+            q.ProcessRecords(driver, job_id, 3, b"rows", [], []),
+            q.ProcessRecords(worker, b"", 0, b"none", [b"t" * 24], [1500]),
         ],
         0,
     )
@@ -147,7 +147,7 @@ def test_owners_that_do_not_answer_are_counted(broker: BrokerHarness) -> None:
     driver, _worker = one_worker(broker)
     broker.say(driver, q.StateOfTasks(7, 10))
     (asked,) = broker.take(driver, q.InspectTasks)
-    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", []))
+    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", [], []))
     broker.tick(2 * PATIENCE_S)
     (answer,) = broker.take(driver, *ANSWERS)
     assert ([each.process_id for each in answer.processes], answer.left_out) == ([driver], 1)
@@ -157,7 +157,7 @@ def test_an_owner_that_dies_is_waited_for_no_longer(broker: BrokerHarness) -> No
     driver, worker = one_worker(broker)
     broker.say(driver, q.StateOfTasks(7, 10))
     (asked,) = broker.take(driver, q.InspectTasks)
-    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", []))
+    broker.say(driver, q.RecordsInspected(asked.request, 0, b"", [], []))
     broker.kill(worker)
     (answer,) = broker.take(driver, *ANSWERS)
     assert ([each.process_id for each in answer.processes], answer.left_out) == ([driver], 0)
@@ -169,9 +169,49 @@ def test_the_answer_has_a_bound(broker: BrokerHarness, monkeypatch: pytest.Monke
     broker.say(one, q.StateOfTasks(7, 10))
     for driver in (one, two):
         (asked,) = broker.take(driver, q.InspectTasks)
-        broker.say(driver, q.RecordsInspected(asked.request, 1, b"x" * 60, []))
+        broker.say(driver, q.RecordsInspected(asked.request, 1, b"x" * 60, [], []))
     (answer,) = broker.take(one, *ANSWERS)
     assert ([each.process_id for each in answer.processes], answer.left_out) == ([one], 1)
+
+
+def left(rows: bytes, total: int = 1) -> q.RecordsInspected:
+    return q.RecordsInspected(q.LEFT_BEHIND, total, rows, [], [])
+
+
+def test_tasks_of_a_driver_that_has_left(broker: BrokerHarness) -> None:
+    gone, asker = broker.driver("gone"), broker.driver("asker")
+    job_id = broker.core.processes[gone].job_id
+    broker.say(gone, left(b"rows", 3), m.Goodbye("done"))
+    broker.say(asker, q.StateOfTasks(7, 10))
+    (asked,) = broker.take(asker, q.InspectTasks)
+    broker.say(asker, q.RecordsInspected(asked.request, 0, b"none", [], []))
+    (answer,) = broker.take(asker, *ANSWERS)
+    assert answer.left_out == 0
+    assert answer.processes[1:] == [q.ProcessRecords(gone, job_id, 3, b"rows", [], [])]
+    broker.say(asker, q.StateOfObjects(8, 10))
+    (asked,) = broker.take(asker, q.InspectObjects)
+    broker.say(asker, q.RecordsInspected(asked.request, 0, b"none", [], []))
+    assert [each.process_id for each in broker.take(asker, *ANSWERS)[0].processes] == [asker]
+
+
+def test_what_drivers_leave_has_a_bound(broker: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zray.broker.history.MAX_LEFT_BYTES", 100)
+    for name, size in (("one", 60), ("two", 60), ("large", 101)):
+        broker.say(broker.driver(name), left(b"x" * size), m.Goodbye("done"))
+    kept = broker.core.history.tasks_of_the_gone()
+    assert [each.process_id.rstrip(b"\0") for each in kept] == [b"two"]
+
+
+def test_tasks_are_not_told_twice_while_the_driver_is_there(broker: BrokerHarness) -> None:
+    driver = broker.driver()
+    broker.say(driver, left(b"rows"))
+    assert broker.core.history.tasks_of_the_gone() == []
+
+
+def test_only_drivers_leave_tasks_behind(broker: BrokerHarness) -> None:
+    _, worker = one_worker(broker)
+    with pytest.raises(m.ProtocolError):
+        broker.say(worker, left(b"rows"))
 
 
 def test_an_observer_may_ask(broker: BrokerHarness) -> None:

@@ -12,7 +12,7 @@ import pytest
 from zray.api import objects
 from zray.client import session as sessions
 from zray.client.checked import MANY, CheckedRefs
-from zray.client.session import Session
+from zray.client.objects import Objects
 from zray.ids import make_task_id, return_id
 from zray.object_ref import ObjectRef
 
@@ -77,9 +77,10 @@ class Waits:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    session = SimpleNamespace(checked=CheckedRefs(), check_usable=lambda: None, _waits=Waits())
+    session = SimpleNamespace(checked=CheckedRefs(), waits=Waits())
     monkeypatch.setattr(sessions, "_current", session)
-    runtime = SimpleNamespace(wait=functools.partial(Session.wait, cast(Any, session)))
+    values = SimpleNamespace(_checked=session.checked, _check_usable=lambda: None, _waits=session.waits)
+    runtime = SimpleNamespace(wait=functools.partial(Objects.wait, cast(Any, values)))
     monkeypatch.setattr(objects, "runtime", lambda: runtime)
     return session
 
@@ -110,7 +111,7 @@ def test_a_loop_checks_the_references_once(session: Any, checks: list[int], num_
 
 
 def test_a_loop_that_gets_nothing_checks_the_references_once(session: Any, checks: list[int]) -> None:
-    session._waits.wait = lambda *_: []
+    session.waits.wait = lambda *_: []
     pending = made(N)
     for _ in range(10):
         ready, rest = objects.wait(pending, timeout=0)

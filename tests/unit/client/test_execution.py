@@ -6,8 +6,8 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, Process, Wire, actor_spec, process_id
+from zray.client.core.assignments import CALL, CONSTRUCTOR, TASK, Assignment
 from zray.client.core.effects import Interrupt
-from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
 from zray.client.core.payloads import Return, read_outcome
 from zray.client.core.states import INLINE
 from zray.ids import make_task_id, put_id
@@ -104,7 +104,7 @@ def test_an_answer(worker):
     worker.finish(worker.execution.take())
     (done,) = worker.sent()
     assert (done.task_id, done.attempt, done.run_us) == (task_id, 0, 70)
-    assert read_outcome(done.payload) == (HOST, [[INLINE, b"\x90", 0, []]], [], False)
+    assert read_outcome(done.payload) == (HOST, [[INLINE, b"\x90", 0, []]], [], False, 70)
     assert worker.execution.running == 0
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.unit.client.ends import End
 from tests.unit.client.wiring import FUNCTION, INLINE_ARGUMENTS, actor_spec, process_id
+from zray.client.core.assignments import Assignment
 from zray.client.core.effects import CloseLane, DialLane, OfferLane
-from zray.client.core.execution import Assignment
 from zray.client.core.lanes import MAX_LANES
 from zray.client.core.payloads import Return
 from zray.client.core.states import DEAD, ERROR, INLINE, PENDING

@@ -9,8 +9,8 @@ import pytest
 
 from tests.unit.client.ends import End
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, process_id
+from zray.client.core.assignments import Assignment
 from zray.client.core.effects import DialLane, OfferLane
-from zray.client.core.execution import Assignment
 from zray.client.core.leases import MAX_BYTES
 from zray.client.core.payloads import Return, pack_outcome
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED

@@ -15,6 +15,7 @@ from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.state_questions import (
+    LEFT_BEHIND,
     InspectObjects,
     InspectTasks,
     ObjectRow,
@@ -67,6 +68,64 @@ def test_a_task_from_its_submission_to_its_end(wire: Wire) -> None:
     ended = {row.task_id: row for row in tasks_of(owner)}
     assert {row.state for row in ended.values()} == {"FINISHED"}
     assert ended[task_of(argument)].worker == worker.id
+
+
+def test_times(wire: Wire) -> None:
+    owner, worker = wire.everybody
+    owner.core.tasks.epoch_s = 1000.0
+    owner.core.tasks.now = owner.now = 7.0
+    ref = owner.submit(worker, retries=1)
+    (row,) = tasks_of(owner)
+    assert (row.created_s, row.started_s, row.ended_s) == (1007.0, None, None)
+    wire.settle()
+    task = worker.take()
+    assert task is not None
+    owner.now = 9.0
+    owner.core.collect(owner.now)
+    worker.finish(task)  # after 5 us
+    wire.run_all()
+    (row,) = tasks_of(owner)
+    assert row.task_id == task_of(ref)
+    assert (row.created_s, row.ended_s) == (1007.0, 1009.0)
+    assert row.started_s == pytest.approx(1009.0 - 5e-6, abs=1e-7)
+
+
+def test_a_task_does_not_begin_before_it_was_submitted(wire: Wire) -> None:
+    owner, worker = wire.everybody
+    owner.core.tasks.now = 7.0  # and its end is noted with the time of the turn's begin
+    owner.submit(worker)
+    wire.settle()
+    task = worker.take()
+    assert task is not None
+    worker.finish(task)
+    wire.run_all()
+    (row,) = tasks_of(owner)
+    assert row.created_s == row.started_s == 7.0
+
+
+def test_times_of_attempts_that_failed(wire: Wire) -> None:
+    owner, worker = wire.everybody
+    owner.core.tasks.now = owner.now = 3.0
+    task_id = task_of(owner.submit(worker, retries=1))
+    wire.settle()
+    owner.now = 4.0
+    owner.core.collect(owner.now)
+    owner.core.receive(BROKER, m.Failed(task_id, 0, "WorkerCrashedError", "SIGKILL", True), 4.0)
+    again, crashed = tasks_of(owner)
+    assert (crashed.attempt, crashed.created_s, crashed.started_s, crashed.ended_s) == (0, 3.0, None, 4.0)
+    assert (again.attempt, again.created_s, again.started_s, again.ended_s) == (1, 4.0, None, None)
+
+
+def test_running_tasks_are_timed(wire: Wire) -> None:
+    owner, worker = wire.everybody
+    owner.submit(worker)
+    wire.settle()
+    assert worker.take() is not None
+    worker.core.tick(1.0)
+    worker.core.receive(BROKER, InspectTasks(1, 100), 3.5)
+    worker.flush()
+    (answer,) = [each for each in worker.up if isinstance(each, RecordsInspected)]
+    assert (len(answer.running), answer.ran_ms) == (1, [2500])
 
 
 def test_names_of_functions(wire: Wire) -> None:
@@ -147,3 +206,27 @@ def test_objects(wire: Wire) -> None:
     ]
     answer, rows = inspected(owner, InspectObjects(1, 2), ObjectRows)
     assert (answer.total, len(rows)) == (3, 2)
+
+
+def test_what_a_driver_leaves_behind(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, worker = wire.everybody
+    assert owner.core.last_records("it ends", 5.0) == []
+    owner.core.tasks.now = owner.now = 2.0
+    done = owner.submit(worker)
+    wire.settle()
+    task = worker.take()
+    assert task is not None
+    worker.finish(task)
+    wire.run_all()
+    lost = owner.submit(worker)
+    (message,) = owner.core.last_records("it ends", 5.0)
+    assert (message.request, message.total) == (LEFT_BEHIND, 2)
+    (body,) = unpack_messages(message.rows, frozenset([TaskRows]))
+    rows = {row.task_id: row for row in body.rows}
+    assert rows[task_of(done)].state == "FINISHED"
+    row = rows[task_of(lost)]
+    assert (row.state, row.error_type, row.error, row.ended_s) == ("FAILED", "WORKER_DIED", "it ends", 5.0)
+    monkeypatch.setattr("zray.client.core.client_core.MAX_LEFT_BYTES", len(message.rows) - 1)
+    (shorter,) = owner.core.last_records("it ends", 5.0)
+    (body,) = unpack_messages(shorter.rows, frozenset([TaskRows]))
+    assert [row.task_id for row in body.rows] == [task_of(lost)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, kind_of_failure, nothing_is_left
+from zray.client.core.assignments import Assignment
 from zray.client.core.effects import FreeSegment
-from zray.client.core.execution import Assignment
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m

@@ -11,8 +11,9 @@ import pytest
 
 from zray.client import shell as shell_module
 from zray.client.core.effects import CloseLane, DialLane, OfferLane
-from zray.client.shell import REST_S, ClientShell, Waiter
+from zray.client.shell import REST_S, ClientShell
 from zray.client.states import CLOSED, LOST, OPEN
+from zray.client.waiter import Waiter
 from zray.protocol.contract import BROKER, TICK_S, Output
 
 
@@ -128,11 +129,11 @@ class Stage:
         with self.shell.lock:
             self.shell.turn()  # the first one ticks
         self.shell.settle()
-        self.shell._user_poll = cast(Any, Poll(self.shell._user_poll, self.story, self.acts))
+        self.shell._poller._user_poll = cast(Any, Poll(self.shell._poller._user_poll, self.story, self.acts))
 
     def is_signalled(self):
         try:
-            return bool(os.eventfd_read(self.shell._wake_fd))
+            return bool(os.eventfd_read(self.shell._poller.wake_fd))
         except BlockingIOError:
             return False
 
@@ -195,7 +196,7 @@ def test_a_process_at_rest_looks_around_less_often(stage, at_rest):
     stage.connection.is_at_rest = at_rest
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
     assert stage.shell.wait(waiter, 60)
-    assert stage.shell._user_poll.timeout_ms == pytest.approx(1000 * (REST_S if at_rest else TICK_S))
+    assert stage.shell._poller._user_poll.timeout_ms == pytest.approx(1000 * (REST_S if at_rest else TICK_S))
 
 
 def test_what_another_thread_submits_wakes_the_leader(stage):
@@ -395,8 +396,8 @@ class FakeLanes:
 def lanes(stage):
     made = stage.shell._lanes = stage.core.lanes = FakeLanes(stage)
     with stage.shell.lock:
-        stage.shell._choose_fds()
-    stage.shell._user_poll = Poll(stage.shell._user_poll, stage.story, stage.acts)
+        stage.shell._poller.choose(made, lost=False)
+    stage.shell._poller._user_poll = Poll(stage.shell._poller._user_poll, stage.story, stage.acts)
     return made
 
 
@@ -489,7 +490,7 @@ def test_what_is_urgent_leaves_by_a_lane_without_the_leader(stage, lanes, is_urg
         lanes.due, lanes.is_urgent = [], False
         assert stage.is_signalled() is not is_urgent
         waiter.woken = True
-        os.eventfd_write(stage.shell._wake_fd, 1)
+        os.eventfd_write(stage.shell._poller.wake_fd, 1)
 
     stage.acts.append(submit)
     assert stage.shell.wait(waiter, 60)
@@ -507,7 +508,7 @@ def test_the_leader_is_woken_for_what_goes_to_the_broker_with_an_urgent_call(sta
         lanes.due, lanes.is_urgent = [], False
         waiter.woken = True
         assert stage.is_signalled(), "the send may have consumed the signal of the broker's socket"
-        os.eventfd_write(stage.shell._wake_fd, 1)
+        os.eventfd_write(stage.shell._poller.wake_fd, 1)
 
     stage.acts.append(submit)
     assert stage.shell.wait(waiter, 60)

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.client.core.payloads import Return, pack_outcome, read_outcome
 from zray.client.core.producers import FULL_BYTES
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED

@@ -350,8 +350,8 @@ def test_the_cluster_is_lost(driver, worker):
 
 def test_outcomes_come_back():
     returns = [[INLINE, b"data", 0, []], [STORED, b"", 99, [b"x" * 28]]]
-    outcome = read_outcome(pack_outcome(HOST, returns, [b"k" * 28], True))
-    assert outcome == (HOST, returns, [b"k" * 28], True)
+    outcome = read_outcome(pack_outcome(HOST, returns, [b"k" * 28], True, 7))
+    assert outcome == (HOST, returns, [b"k" * 28], True, 7)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgpack
 
+from zray.client.core.assignments import Assignment
 from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment
-from zray.client.core.execution import Assignment
 from zray.client.core.payloads import Arguments, Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
@@ -62,6 +62,7 @@ class Process:
     """A client core, and the references that its user holds (``bag``)."""
 
     def __init__(self, wire: Wire, name: str, windows: Windows = WINDOWS) -> None:
+        self.now = 0.0
         self.wire = wire
         self.name = name
         self.core = ClientCore(process_id(name), HOST, MAX_INLINE_BYTES, windows)
@@ -83,7 +84,7 @@ class Process:
 
     def flush(self) -> None:
         """Takes a turn, as the shell's loop does."""
-        self.core.collect(0.0)
+        self.core.collect(self.now)
         if self.is_checked:
             self.core.check()
         output = self.core.take_output()
@@ -187,7 +188,7 @@ class Process:
     def finish(self, task: Assignment, result: Iterable[bytes] = (), *, retryable: bool = False) -> None:
         """Ends a task that returns ``result``. The bag keeps its content."""
         inner = tuple(dict.fromkeys(result))
-        self.core.collect(0.0)
+        self.core.collect(self.now)
         self.tasks.remove(task)
         self.core.execution.finish(task, [Return(INLINE, msgpack.packb(inner), 0, inner)], retryable, 5)
         self.flush()

@@ -176,7 +176,7 @@ GOLDEN = """
 123 OwnerRecords request: int, processes: list[ProcessRecords], left_out: int
 124 InspectTasks request: int, limit: int
 125 InspectObjects request: int, limit: int
-126 RecordsInspected request: int, total: int, rows: bytes, running: list[bytes]
+126 RecordsInspected request: int, total: int, rows: bytes, running: list[bytes], ran_ms: list[int]
 127 TaskRows rows: list[TaskRow]
 128 ObjectRows rows: list[ObjectRow]
 129 EnvironmentPut environment_id: bytes, environment: EnvironmentSpec, eager: bool
@@ -209,7 +209,7 @@ GOLDEN = """
 156 LeaseRun lease: int, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
 157 LeaseReturned task_id: bytes, attempt: int
 """
-"""The wire format of protocol version 17. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 18. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -246,8 +246,8 @@ HostRecord host_id: bytes, hostname: str, ip: str, labels: dict[str, str], resou
 WorkerRecord worker_id: bytes, is_driver: bool, job_id: bytes, host: bytes, ip: str, pid: int, runs: bytes, waits: bool, exit_type: str, reason: str, began_s: float | None, ended_s: float | None
 JobRecord job_id: bytes, namespace: str, driver_id: bytes, pid: int, reason: str, began_s: float, ended_s: float | None
 EnvironmentRecord host: bytes, text: str, succeeded: bool, setup_s: float | None, workers: int, error: str
-ProcessRecords process_id: bytes, job_id: bytes, total: int, rows: bytes, running: list[bytes]
-TaskRow task_id: bytes, attempt: int, name: str, function: str, state: str, actor: bytes, parent: bytes, worker: bytes, shape: bytes, error_type: str, error: str
+ProcessRecords process_id: bytes, job_id: bytes, total: int, rows: bytes, running: list[bytes], ran_ms: list[int]
+TaskRow task_id: bytes, attempt: int, name: str, function: str, state: str, actor: bytes, parent: bytes, worker: bytes, shape: bytes, error_type: str, error: str, created_s: float, started_s: float | None, ended_s: float | None
 ObjectRow object_id: bytes, size: int | None, task_status: str, attempt: int, reference: str
 Term key: str, operator: int, values: list[str]
 """

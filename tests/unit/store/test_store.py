@@ -517,7 +517,7 @@ def test_what_finds_no_room_beside_values_in_use_goes_to_disk(make_store):
     store.free([object_id(2), object_id(3), object_id(4)])
     assert store.usage().spilled == 0
     put(store, 5, bytes(MIB))
-    assert (store.usage().spilled, store._wrote_to_disk) == (0, False)
+    assert (store.usage().spilled, store._room.wrote_to_disk) == (0, False)
 
 
 def test_the_notice_says_which_processes_hold_how_much(make_store):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zray.protocol import state_questions as q
 from zray.util import timeline as module
-from zray.util.timeline import read_spans, to_events
+from zray.util.timeline import owned_spans, read_spans, to_events
 from zray.worker.process import spans as recording
 from zray.worker.process.spans import Spans
 
@@ -89,6 +90,42 @@ def test_only_the_newest_files_are_read(tmp_path: Path, clock: Clock, monkeypatc
     Spans(str(tmp_path), WORKER, 10_000).ended(task(), OPTIONS, started_us=1_000)
     monkeypatch.setattr(module, "MOST_BYTES", 10)
     assert read_spans(str(tmp_path)) == []
+
+
+def row(number: int, began: float, ended: float, actor: bytes = b"", state: str = "FINISHED") -> q.TaskRow:
+    error = "TASK_CANCELLED" if state == "CANCELLED" else ""
+    state = "FAILED" if error else state
+    return q.TaskRow(bytes([number]) * 24, 0, "f", "f", state, actor, b"", WORKER, b"", error, "", 0.0, began, ended)
+
+
+def test_tasks_that_were_answered_at_once_ran_one_after_the_other() -> None:
+    rows = [row(1, 9.0, 10.0), row(2, 8.5, 10.0), row(3, 9.5, 10.0)]
+    spans = [span for _, span in owned_spans(rows, [])]
+    assert [(span["ts"], span["dur"]) for span in spans] == [
+        (9_000_000, 1_000_000),
+        (7_500_000, 1_500_000),
+        (7_000_000, 500_000),
+    ]
+    assert {event["tid"] for event in to_events(("ip", span) for span in spans)} == {f"worker:{WORKER.hex()}"}
+
+
+def test_calls_of_actors_may_overlap() -> None:
+    spans = [span for _, span in owned_spans([row(n, 9.0, 10.0, b"a" * 24) for n in (1, 2)], [])]
+    assert [(span["ts"], span["dur"]) for span in spans] == [(9_000_000, 1_000_000)] * 2
+
+
+def test_what_has_no_times_or_no_worker_is_left_out() -> None:
+    rows = [row(1, 1.0, 2.0)._replace(started_s=None), row(2, 1.0, 2.0)._replace(worker=b""), row(3, 1.0, 2.0)]
+    assert [span["task"] for _, span in owned_spans(rows, [])] == ["03" * 24]
+
+
+def test_where_tasks_ran_and_how_they_ended() -> None:
+    worker = q.WorkerRecord(WORKER, False, b"", b"h" * 16, "10.0.0.9", 77, b"", False, "", "", 0.0, None)
+    found = owned_spans([row(1, 1.0, 2.0, state="CANCELLED"), row(2, 3.0, 4.0, state="FAILED")], [worker])
+    assert [(ip, span["state"], span["pid"]) for ip, span in found] == [
+        ("10.0.0.9", "FAILED", 77),
+        ("10.0.0.9", "CANCELLED", 77),
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 50), st.integers(0, 20)), max_size=30))

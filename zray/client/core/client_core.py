@@ -113,6 +113,7 @@ from zray.protocol.messages import (
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import Activity
 from zray.protocol.state_questions import (
+    LEFT_BEHIND,
     InspectObjects,
     InspectTasks,
     ObjectRows,
@@ -126,6 +127,9 @@ UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's wording."""
 MAX_LINEAGE_BYTES = 256 << 20
 """See ``zray.client.core.lineage``. The session sets it by the setting of this name."""
+MAX_LEFT_ROWS = 1_000
+MAX_LEFT_BYTES = 1 << 20
+"""How much a driver that leaves tells the broker of its tasks."""
 MAX_INSPECTED = 20
 """The number of running calls, and of awaited objects, that an answer to ``Inspect`` contains."""
 FORCE_IS_FOR_TASKS = "force=True is not supported for actor tasks: cancel without it, or end the actor with zray.kill()"
@@ -297,7 +301,7 @@ class ClientCore:
     @event
     def collect(self, now: float) -> None:
         """Counts the references that were garbage collected since the last call."""
-        self.now = now
+        self.now = self.tasks.now = now
         dropped = self.dropped
         drop = self.references.drop
         while dropped:
@@ -399,10 +403,24 @@ class ClientCore:
         if isinstance(message, InspectTasks):
             total, tasks = records.task_rows(self.tasks, self.exported, message.limit)
             body, running = TaskRows(tasks), self.execution.running_tasks(message.limit)
+            ran_ms = self.execution.ran_ms(self.now, message.limit)
         else:
             total, objects = records.object_rows(self.references, self.tasks, message.limit)
-            body, running = ObjectRows(objects), []
-        self.to_broker(RecordsInspected(message.request, total, pack_body([body]), running))
+            body, running, ran_ms = ObjectRows(objects), [], []
+        self.to_broker(RecordsInspected(message.request, total, pack_body([body]), running, ran_ms))
+
+    @event
+    def last_records(self, reason: str, now: float) -> list[RecordsInspected]:
+        """What this process tells of its tasks before it says goodbye: nothing, or one message. ``reason``: it ends."""
+        self.now = self.tasks.now = now
+        if not self.tasks.ended and not self.tasks.tasks:
+            return []
+        from zray.client.core import records  # not at the top: most processes never need it
+
+        total, rows = records.last_rows(self.tasks, self.exported, reason, MAX_LEFT_ROWS)
+        while len(body := pack_body([TaskRows(rows)])) > MAX_LEFT_BYTES:
+            rows = rows[: len(rows) // 2]
+        return [RecordsInspected(LEFT_BEHIND, total, body, [], [])]
 
     # ------------------------------------------------------------------ helpers for the session and the tables
 

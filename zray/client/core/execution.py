@@ -15,15 +15,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from zray.client.core.answers import Answers
+from zray.client.core.assignments import CALL, CONSTRUCTOR, TASK, Assignment, of_call, of_lease, of_run, of_start
 from zray.client.core.effects import Interrupt
 from zray.client.core.group_queues import GroupQueues
 from zray.client.core.grouped_view import group_in
-from zray.client.core.payloads import CANCELLED, Return, pack_outcome, read_payload
-from zray.client.core.producers import Listener, Producer
+from zray.client.core.payloads import CANCELLED, Return, pack_outcome
+from zray.client.core.producers import Listener
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
-from zray.client.core.streams import NO_LIMIT
+from zray.client.core.stream_flow import StreamFlow
 from zray.client.core.tasks import TaskTable, name_in
+from zray.client.core.time_limits import TimeLimits
 from zray.failures import NO_REFERENCES, encode_failure
 from zray.ids import owner_of
 from zray.protocol.codec import unpack
@@ -56,63 +59,8 @@ from zray.protocol.messages import (
     Run,
     Started,
     Staying,
-    StreamCredit,
-    TimeIsUp,
-    TimeLimited,
-    TimeLimitOver,
-    Yield,
 )
 from zray.protocol.records import ActorSpec, RunningCall
-
-TASK, CONSTRUCTOR, CALL = range(3)
-
-
-class Assignment:
-    """A task, call or constructor that was taken and is not finished. ``covered``: references in its arguments.
-    ``stored``: return values in the store, complete or being written. ``fault``: why its payload cannot be read; empty
-    if it can. ``untold_bytes``: the size of its payload; -1 once its start has been reported. ``producer``: set if its
-    values are a stream. ``lease``: the number of the lease that follows it, or 0; ``by_lane``: its owner has leased
-    this worker, and has sent the task itself."""
-
-    __slots__ = (
-        "actor_start",
-        "attempt",
-        "by_lane",
-        "covered",
-        "fault",
-        "function_id",
-        "gpus",
-        "keep",
-        "kind",
-        "lease",
-        "owner",
-        "payload",
-        "producer",
-        "shape",
-        "stored",
-        "task_id",
-        "untold_bytes",
-    )  # fmt: skip
-
-    def __init__(
-        self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
-    ) -> None:
-        self.kind = kind
-        self.owner = owner
-        self.task_id = task_id
-        self.attempt = attempt
-        self.function_id = function_id
-        self.payload, self.fault = read_payload(payload)
-        self.producer = Producer(*self.payload.stream) if self.payload.stream else None
-        self.untold_bytes = len(payload)
-        self.covered: list[bytes] = []
-        self.keep: list[Any] = []  # what its return values refer to, until they are answered
-        self.stored: list[bytes] = []
-        self.shape = b""
-        self.gpus: list[int] = []
-        self.lease = 0
-        self.by_lane = False
-        self.actor_start: ActorStart | None = None
 
 
 class Execution:
@@ -139,7 +87,6 @@ class Execution:
         self._reply = reply
         self._answer_owner = answer_owner
         self._perform = perform
-        self._process_id = process_id
         self._host_id = host_id
         self._queue: deque[Run | LeaseRun | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
@@ -151,8 +98,6 @@ class Execution:
         self._asked: set[bytes] = set()  # functions that were requested from the broker
         self._running: dict[bytes, Assignment] = {}
         self._seen_at: dict[bytes, float] = {}  # by task: when it was first seen running
-        self._gathering: list[Assignment] = []  # their generators have yielded items that were not sent
-        self._owed = 0  # number of answers that wait for acknowledgements
         self._blocked = 0  # number of tasks that wait in ``get``
         self.actor_id = b""
         self._actor_function = b""  # the actor's class
@@ -165,12 +110,19 @@ class Execution:
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
         self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
-        self._limited: set[bytes] = set()  # running tasks and calls that may run for a limited time
-        self._timed_out: set[bytes] = set()  # those of them whose time is over
         self.lessee = b""  # the owner who has leased this worker; empty: none
         self._lease = 0  # its number
         self._lease_shape = b""
         self._lease_is_over = False  # it runs the last task of its lease
+        # What its parts do is called by their own methods: one call of a method, not two.
+        self._answers = Answers(references, self._running, send, reply, answer_owner, process_id, host_id)
+        self.send_items, self.flush_items = self._answers.send_items, self._answers.flush_items
+        self._flow = StreamFlow(references, self._running, self.hand_back)
+        self.has_room, self.wake_producers = self._flow.has_room, self._flow.wake_producers
+        self.on_credit = self._flow.on_credit
+        self._limits = TimeLimits(tasks, send, perform, self.cancelled)
+        self.begin_limited, self.is_timed_out = self._limits.begin, self._limits.is_timed_out
+        self.on_time_is_up = self._limits.on_time_is_up
 
     # ------------------------------------------------------------------ tasks and calls
 
@@ -184,7 +136,7 @@ class Execution:
                 return None
         elif isinstance(head := self._queue[0], ActorRun):
             self._queue.popleft()
-            task = _call(head)
+            task = of_call(head)
         else:
             if head.function_id not in self.functions:
                 if head.function_id not in self._asked:
@@ -193,15 +145,15 @@ class Execution:
                 return None
             self._queue.popleft()
             if isinstance(head, LeaseRun):
-                task = _leased(head, self._lease_shape)
+                task = of_lease(head, self._lease_shape)
             else:
-                task = _constructor(head) if isinstance(head, ActorStart) else _plain(head)
+                task = of_start(head) if isinstance(head, ActorStart) else of_run(head)
         self._running[task.task_id] = task
         producer = task.producer
         if producer is not None and producer.skip > 0:
             # The owner gives credit to the process that its last items came from. Items that it has of an earlier
             # attempt may fill the limit, so that none can come from here: it is told of this process without one.
-            self._send(self._items_message(task, producer.sent, []))
+            self._send(self._answers.items_message(task, producer.sent, []))
         return task
 
     @property
@@ -233,6 +185,10 @@ class Execution:
         """At most ``most`` of the running tasks and calls."""
         return list(itertools.islice(self._running, most))
 
+    def ran_ms(self, now: float, most: int) -> list[int]:
+        """For how long these have been running, in milliseconds. What has just begun has not been seen yet."""
+        return [int(1000 * max(0.0, now - self._seen_at.get(task_id, now))) for task_id in self.running_tasks(most)]
+
     def is_running(self, task_id: bytes) -> bool:
         """Whether the task was taken and is not finished."""
         return task_id in self._running
@@ -253,128 +209,37 @@ class Execution:
         """Answers a task or call. The answer is sent once the owners of all references inside have acknowledged."""
         kept = self._release(task)
         if task.producer is not None:
-            self.flush_items()
-            self.wake_producers()
+            self._answers.flush_items()
+            self._flow.wake_producers()
         if self._enders and task.task_id in self._enders:
             died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
             returns, retryable = [Return(ERROR, died, 0, ()) for _ in returns], False
         for value in returns:
             if value.inner:
                 self._references.hand_over(value.inner, task.owner)
-        payload = pack_outcome(self._host_id, returns, kept, retryable)
+        payload = pack_outcome(self._host_id, returns, kept, retryable, run_us)
         if task.lease:  # if work waits, the broker ends it before the owner has heard of it
             self.lessee, self._lease, self._lease_shape = task.owner, task.lease, task.shape
-        answer = self._answer(task, run_us, payload)
-        send = self._sender(task)
+        answer = self._answers.message(task, run_us, payload)
+        send = self._answers.way(task)
         if self._references.acknowledged:
             send(answer)
         else:
-            self._answer_later(answer, [object_id for value in returns for object_id in value.inner], send)
+            self._answers.later(answer, [object_id for value in returns for object_id in value.inner], send)
         if self._end_reason:
             self._end_if_done()
         elif self._lease_is_over:
             self._leave_lease()
 
-    @staticmethod
-    def _answer(task: Assignment, run_us: int, payload: bytes) -> Any:
-        if task.kind != TASK or task.by_lane:
-            return Reply(task.owner, task.task_id, task.attempt, payload)
-        return Done(task.task_id, task.attempt, run_us, payload)
-
-    def _sender(self, task: Assignment) -> Callable[[Any], None]:
-        """The way of an answer. That of a stream must come behind the items, which travel through the broker."""
-        if task.by_lane:
-            return self._answer_by_lane
-        return self._send if task.kind != CALL or task.producer is not None else self._reply
-
-    def _answer_by_lane(self, reply: Reply) -> None:
-        self._answer_owner(reply.owner, Result(reply.task_id, reply.attempt, self._process_id, b"", reply.payload))
-
-    def send_items(self, task: Assignment, items: list[Return]) -> None:
-        """Sends the next items of a stream.
-
-        Items with references inside leave once the owners of these have acknowledged. The others are gathered until the
-        next output is taken: a generator may be faster than the thread that sends.
-        """
-        producer = task.producer
-        assert producer is not None
-        if task.task_id not in self._running:
-            return  # the actor has exited meanwhile
-        task.stored.clear()  # from here on they are the owner's
-        inner = [object_id for item in items for object_id in item.inner]
-        if not inner and self._references.acknowledged:
-            if not producer.gathered:
-                self._gathering.append(task)
-            producer.gather(items)
-            if producer.is_full:
-                self.flush_items()
-            return
-        self.flush_items()
-        for item in items:
-            if item.inner:
-                self._references.hand_over(item.inner, task.owner)
-        producer.sent += len(items)
-        self._answer_later(self._items_message(task, producer.sent, items), inner)
-
     @property
     def has_items(self) -> bool:
         """Whether items are gathered."""
-        return bool(self._gathering)
-
-    def flush_items(self) -> None:
-        """Sends the items that were gathered."""
-        for task in self._gathering:
-            if (producer := task.producer) is not None:
-                self._send(self._items_message(task, producer.sent, producer.take_gathered()))
-        self._gathering.clear()
-
-    def _items_message(self, task: Assignment, end: int, items: list[Return]) -> Yield:
-        """``end``: the position behind the items."""
-        payload = pack_outcome(self._host_id, items, [], False)
-        return Yield(task.owner, task.task_id, task.attempt, end - len(items), payload)
-
-    def has_room(self, task: Assignment, most_untaken: int, listener: Listener) -> bool:
-        """Whether another item of a stream may be sent. If not, ``listener`` is woken when there may be room, and the
-        tasks that are queued behind are handed back.
-
-        ``most_untaken``: the number of items of all streams together that may not be taken yet; 0: any number.
-        """
-        producer = task.producer
-        if producer is None or task.task_id not in self._running:
-            return True
-        self._references.watch_once(task.owner)
-        if self._references.is_dead(task.owner):
-            producer.limit = NO_LIMIT
-        producer.listener = None
-        if producer.has_room and not 0 < most_untaken <= self._untaken():
-            return True
-        producer.listener = listener
-        self.hand_back()
-        return False
-
-    def _untaken(self) -> int:
-        return sum(task.producer.untaken for task in self._running.values() if task.producer is not None)
-
-    def on_credit(self, source: bytes, message: StreamCredit) -> None:
-        """The owner of a stream has room for more items."""
-        task = self._running.get(message.task_id)
-        if task is None or task.attempt != message.attempt:
-            return
-        if task.owner != source or task.producer is None:
-            raise ProtocolError("credit for a stream that another process owns, or that is none")
-        task.producer.limit = max(task.producer.limit, message.limit)
-        self.wake_producers()
-
-    def wake_producers(self) -> None:
-        """Has the generators that wait for room look again: there may be more room, or the owner of one is dead."""
-        for task in self._running.values():
-            if task.producer is not None and task.producer.listener is not None:
-                task.producer.listener.wake()
+        return bool(self._answers.gathering)
 
     def finish_cancelled(self, task: Assignment, outcome: bytes = CANCELLED) -> None:
         """Answers a task or call that was cancelled; ``outcome``: INTERRUPTED if its code was interrupted."""
         self._release_unseen(task)
-        self._answer_later(self._answer(task, 0, outcome), [], self._sender(task))
+        self._answers.later(self._answers.message(task, 0, outcome), [], self._answers.way(task))
         if self._end_reason:
             self._end_if_done()
         elif self._lease_is_over:
@@ -422,7 +287,7 @@ class Execution:
         """
         self._running.pop(task_id, None)
         self.cancelled.discard(task_id)
-        self._end_limit(task_id)
+        self._limits.end(task_id)
         self.must_exit = True
         self.stop_taking()
 
@@ -430,8 +295,8 @@ class Execution:
         """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
         self.cancelled.clear()
-        for task_id in list(self._limited):
-            self._end_limit(task_id)
+        for task_id in list(self._limits.limited):
+            self._limits.end(task_id)
         if self._end_reason:
             self._end_if_done()
 
@@ -439,8 +304,8 @@ class Execution:
         """Reports the actor's end to the broker once nothing runs. Answers that are held back are sent first."""
         if not self._running:
             reason, self._end_reason = self._end_reason, ""
-            self._answer_later(ActorExiting(self.actor_id, reason), [])
-            self._answer_later(Leaving(reason), [])
+            self._answers.later(ActorExiting(self.actor_id, reason), [])
+            self._answers.later(Leaving(reason), [])
             self._wake()
 
     def constructed(self, task: Assignment, error: bytes) -> None:
@@ -450,7 +315,7 @@ class Execution:
         if self._end_reason:
             self._end_if_done()
         else:
-            self._answer_later(ActorReady(self.actor_id, error), [])
+            self._answers.later(ActorReady(self.actor_id, error), [])
 
     def gives_up_value(self, task: Assignment) -> bool:
         """Whether the value of a piece of work that has returned is not wanted.
@@ -464,8 +329,8 @@ class Execution:
         del self._running[task.task_id]
         if self._groups is not None:
             self._groups.ended(task.task_id)
-        if self._limited:
-            self._end_limit(task.task_id)
+        if self._limits.limited:
+            self._limits.end(task.task_id)
         if self.cancelled:
             self.cancelled.discard(task.task_id)
         return self._references.uncover(task.covered, task.owner) if task.covered else []
@@ -475,22 +340,6 @@ class Execution:
         for object_id in self._release(task):
             self._references.entries[object_id].registered -= 1
             self._references.register(object_id)
-
-    def _answer_later(self, answer: Any, inner: list[bytes], send_answer: Callable[[Any], None] | None = None) -> None:
-        """``send_answer``: its way; default: through the broker."""
-        self.flush_items()  # they come before it
-        # References in the answer are pinned until it is sent: giving back a registration must not overtake it.
-        self._owed += 1
-        for object_id in inner:
-            self._references.pin(object_id)
-
-        def send() -> None:
-            self._owed -= 1
-            (send_answer or self._send)(answer)
-            for object_id in inner:
-                self._references.unpin(object_id)
-
-        self._references.when_acknowledged(send)
 
     def on_run(self, message: Run) -> None:
         self.lessee = b""
@@ -519,7 +368,7 @@ class Execution:
         if self._groups is None:
             self._queue.append(message)
         else:
-            call = _call(message)
+            call = of_call(message)
             self._groups.add(group_in(call.payload.options), call)
         if self.idle is not None:
             self.idle.wake()
@@ -598,14 +447,14 @@ class Execution:
 
     def may_exit(self) -> bool:
         """Whether a leaving worker may exit: it owes no answer, and no process can need its objects."""
-        if not self.leaving or self._running or self._owed:
+        if not self.leaving or self._running or self._answers.owed:
             return False
         if self.actor_id or self.must_exit:
             return True
         return not (self._tasks.tasks or self._references.owned_reachable())
 
     def on_exit_if_idle(self, message: ExitIfIdle) -> None:
-        busy = self._queue or self._running or self._owed or self.actor_id or self._tasks.tasks
+        busy = self._queue or self._running or self._answers.owed or self.actor_id or self._tasks.tasks
         if busy or self._references.owned_reachable():
             self._send(Staying(True))
         elif not message.surplus and self.worth_keeping():
@@ -646,7 +495,7 @@ class Execution:
     def _leave_lease(self) -> None:
         self.lessee = b""
         self._lease_is_over = False
-        self._answer_later(LeaseLeft(self._lease, False), [])
+        self._answers.later(LeaseLeft(self._lease, False), [])
 
     # ------------------------------------------------------------------ cancellation
 
@@ -664,7 +513,7 @@ class Execution:
                 if isinstance(item, Run):
                     self._send(Done(item.task_id, item.attempt, 0, b""))
                 elif isinstance(item, LeaseRun):
-                    self._answer_by_lane(Reply(owner_of(item.task_id), item.task_id, item.attempt, b""))
+                    self._answers.by_lane(Reply(owner_of(item.task_id), item.task_id, item.attempt, b""))
                     if self._lease_is_over:
                         self._leave_lease()
                 else:
@@ -683,58 +532,3 @@ class Execution:
         else:
             self.cancelled.add(message.task_id)
             self._perform(Interrupt(message.task_id))
-
-    # ------------------------------------------------------------------ limits of time
-
-    def begin_limited(self, task: Assignment, limit_s: float) -> None:
-        """Reports that a task or call begins that may run for ``limit_s`` seconds. The broker keeps the time."""
-        self._limited.add(task.task_id)
-        self._send(TimeLimited(task.owner, task.task_id, task.attempt, limit_s))
-
-    def _end_limit(self, task_id: bytes) -> None:
-        if task_id in self._limited:
-            self._limited.remove(task_id)
-            self._timed_out.discard(task_id)
-            self._send(TimeLimitOver(task_id))
-
-    def is_timed_out(self, task_id: bytes) -> bool:
-        """Whether a running task or call has run as long as it may. Its outcome is that, whatever it does from now."""
-        return task_id in self._timed_out
-
-    def on_time_is_up(self, message: TimeIsUp) -> None:
-        """Interrupts a task or call that has run as long as it may, and cancels what it has submitted."""
-        task_id = message.task_id
-        if task_id in self._limited:
-            self._tasks.cancel_children(task_id, CANCEL_RECURSIVE)
-            self._timed_out.add(task_id)
-            self.cancelled.add(task_id)
-            self._perform(Interrupt(task_id))
-
-
-def _plain(run: Run) -> Assignment:
-    task = Assignment(TASK, owner_of(run.task_id), run.task_id, run.attempt, run.function_id, run.payload)
-    task.shape = run.shape
-    task.gpus = run.gpus
-    task.lease = run.lease
-    return task
-
-
-def _leased(run: LeaseRun, shape: bytes) -> Assignment:
-    task = Assignment(TASK, owner_of(run.task_id), run.task_id, run.attempt, run.function_id, run.payload)
-    task.shape = shape
-    task.by_lane = True
-    if task.producer is not None:
-        task.fault = task.fault or "a stream cannot travel by a lane"
-        task.producer = None
-    return task
-
-
-def _call(run: ActorRun) -> Assignment:
-    return Assignment(CALL, run.caller, run.task_id, run.attempt, b"", run.payload)
-
-
-def _constructor(start: ActorStart) -> Assignment:
-    task = Assignment(CONSTRUCTOR, start.creator, start.actor_id, start.incarnation, start.function_id, start.payload)
-    task.gpus = start.gpus
-    task.actor_start = start
-    return task

@@ -22,7 +22,7 @@ How a lane to an actor is opened (for tasks, which have no order, without the st
 Two ways have two orders. One rule restores the order that all else relies on: *a process reads its lanes before it
 handles what the broker has sent*. What a peer has sent by a lane, and before a message that has come here through the
 broker, is then handled first: answers before the actor's death, calls before the release of the actor. The reverse does
-not hold: a call by a lane may overtake what its caller has told the broker (``Session.tell`` waits for that).
+not hold: a call by a lane may overtake what its caller has told the broker (``Questions.tell`` waits for that).
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from zray.protocol.messages import (
     Reply,
     Result,
 )
+from zray.protocol.peer_messages import TOKEN_BYTES
 
 LANE_AFTER = 8
 """The number of answers by the broker after which a caller asks for a lane: a few calls are not worth a socket."""
@@ -64,7 +65,6 @@ MAX_REFUSED = 1000
 """The number of workers of which it is remembered that they offer no lane."""
 MAX_LANES = 256
 """The most lanes of a process. Each takes a descriptor at both ends. Other calls travel through the broker."""
-TOKEN_BYTES = 16
 ENVELOPE_BYTES = 1024
 """A frame of a lane is at least so many bytes smaller than a message, because it may travel inside one."""
 FROM_CALLER = frozenset((ActorRun, CancelTask, LeaseRun))

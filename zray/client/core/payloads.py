@@ -106,12 +106,16 @@ class Return(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A worker's answer. The broker does not read it. ``returns``: a list of [status, data, size, inner references]."""
+    """A worker's answer. The broker does not read it. ``returns``: a list of [status, data, size, inner references].
+
+    ``run_us``: how long the attempt ran, in microseconds; 0 for items of a stream.
+    """
 
     host: bytes
     returns: list[Any]
     kept: list[bytes]
     retryable: bool
+    run_us: int
 
 
 def read_outcome(payload: bytes) -> Outcome:
@@ -119,8 +123,8 @@ def read_outcome(payload: bytes) -> Outcome:
     fields = unpack(payload)
     if type(fields) is not list or len(fields) != len(Outcome._fields):
         raise ProtocolError("malformed outcome")
-    host, returns, kept, _ = fields
-    if type(host) is not bytes or type(returns) is not list or type(kept) is not list:
+    host, returns, kept, _, run_us = fields
+    if type(host) is not bytes or type(returns) is not list or type(kept) is not list or type(run_us) is not int:
         raise ProtocolError("malformed outcome")
     try:
         for status, data, size, inner in returns:
@@ -162,6 +166,6 @@ def _are_objects(identifiers: list[Any]) -> bool:
     return all(type(x) is bytes and len(x) == OBJECT_ID_BYTES for x in identifiers)
 
 
-def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:
+def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool, run_us: int = 0) -> bytes:
     """Encodes an outcome for ``read_outcome``."""
-    return pack((host, list(returns), kept, retryable))
+    return pack((host, list(returns), kept, retryable, run_us))

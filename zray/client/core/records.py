@@ -1,8 +1,9 @@
 """The records of this process's tasks and objects, for ``zray.util.state``. Loaded when they are first asked for.
 
 An owner knows its tasks: those without an outcome are in ``TaskTable.tasks``, the last ones with an outcome in
-``TaskTable.ended``. What it costs a small task to be recorded is one tuple in a bounded queue. The state of a task that
-was sent is known to the worker that runs it: the asker puts both together.
+``TaskTable.ended``. What it costs a small task to be recorded is one tuple in a bounded queue, and its times: the owner
+notes when the task was submitted, the worker says how long it ran. The state of a task that was sent is known to the
+worker that runs it: the asker puts both together.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from collections.abc import Iterable, Mapping
 
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ERROR, HANDLE, PENDING, READY, WAITING
-from zray.client.core.tasks import ANSWERED_BY_BROKER, EndedAttempt, Task, TaskTable, error_in_short, full_name, name_in
+from zray.client.core.tasks import (
+    ANSWERED_BY_BROKER,
+    NOT_KNOWN,
+    EndedAttempt,
+    Task,
+    TaskTable,
+    error_in_short,
+    full_name,
+    name_in,
+)
 from zray.failures import NOT_RUN
 from zray.ids import PUT_INDEX, TASK_ID_BYTES, task_of
 from zray.protocol.codec import unpack
@@ -46,18 +56,31 @@ def task_rows(tasks: TaskTable, functions: Mapping[bytes, str], limit: int) -> t
     ``functions``: the names of the functions that this process has shipped.
     """
     first = list(itertools.islice(tasks.tasks.values(), limit))
-    rows = [_live(task, functions) for task in first if task.route.actor_id != ANSWERED_BY_BROKER]
+    epoch_s = tasks.epoch_s
+    rows = [_live(task, functions, epoch_s) for task in first if task.route.actor_id != ANSWERED_BY_BROKER]
     n_constructors = len(first) - len(rows)  # the broker has the records of actors
     ended = itertools.islice(reversed(tasks.ended), limit - len(rows))
     total = len(tasks.tasks) + len(tasks.ended) - n_constructors
-    return total, [*rows, *(_ended(each, functions) for each in ended)]
+    return total, [*rows, *(_ended(each, functions, epoch_s) for each in ended)]
 
 
 def attempts_of(tasks: TaskTable, functions: Mapping[bytes, str], task_id: bytes) -> list[TaskRow]:
     """The rows of a task's attempts, as far as they are recorded, the first one first."""
-    ended = [_ended(each, functions) for each in tasks.ended if each[0] == task_id]
+    ended = [_ended(each, functions, tasks.epoch_s) for each in tasks.ended if each[0] == task_id]
     live = tasks.tasks.get(task_id)
-    return ended if live is None else [*ended, _live(live, functions)]
+    return ended if live is None else [*ended, _live(live, functions, tasks.epoch_s)]
+
+
+def last_rows(tasks: TaskTable, functions: Mapping[bytes, str], reason: str, limit: int) -> tuple[int, list[TaskRow]]:
+    """As ``task_rows``, of a process that ends: what has no outcome now fails, because of ``reason``."""
+    total, rows = task_rows(tasks, functions, limit)
+    ended_s = tasks.epoch_s + tasks.now
+    kind = ERROR_TYPES["WorkerCrashedError"]
+    return total, [
+        row if row.ended_s is not None
+        else row._replace(state="FAILED", error_type=kind, error=reason, ended_s=ended_s)
+        for row in rows
+    ]  # fmt: skip
 
 
 def _stage(task: Task, sent: str) -> str:
@@ -67,26 +90,30 @@ def _stage(task: Task, sent: str) -> str:
     return "PENDING_NODE_ASSIGNMENT" if task.state in (WAITING, READY) else sent  # WAITING: it pauses
 
 
-def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
+def _live(task: Task, functions: Mapping[bytes, str], epoch_s: float) -> TaskRow:
     has_worker = task.route.actor_id or not task.counted  # what a leased worker has counts in no window
     state = _stage(task, "SUBMITTED_TO_WORKER" if has_worker else "PENDING_NODE_ASSIGNMENT")
-    now = (task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent, task.shape, b"", None)
-    return _row(now, state, functions)
+    so_far = (task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent, task.shape, b"",
+              task.created, 0.0, NOT_KNOWN, None)  # fmt: skip
+    return _row(so_far, state, functions, epoch_s)._replace(ended_s=None)
 
 
-def _ended(ended: EndedAttempt, functions: Mapping[bytes, str]) -> TaskRow:
+def _ended(ended: EndedAttempt, functions: Mapping[bytes, str], epoch_s: float) -> TaskRow:
     error = ended[-1]
     if error is None:
-        return _row(ended, "FINISHED", functions)
+        return _row(ended, "FINISHED", functions, epoch_s)
     name, text = error_in_short(error) if isinstance(error, bytes) else error
-    return _row(ended, "FAILED", functions)._replace(error_type=ERROR_TYPES.get(name, RAISED), error=text)
+    return _row(ended, "FAILED", functions, epoch_s)._replace(error_type=ERROR_TYPES.get(name, RAISED), error=text)
 
 
-def _row(attempt: EndedAttempt, state: str, functions: Mapping[bytes, str]) -> TaskRow:
-    task_id, number, function_id, options, route, parent, shape, worker_id, _ = attempt
+def _row(attempt: EndedAttempt, state: str, functions: Mapping[bytes, str], epoch_s: float) -> TaskRow:
+    task_id, number, function_id, options, route, parent, shape, worker_id, created, ended, run_us, _ = attempt
     function = functions.get(function_id, "") or _method(options, route.class_name)
     name = full_name(options, route)
-    return TaskRow(task_id, number, name, function, state, route.actor_id, parent, worker_id, shape, "", "")
+    # The clock is read once in a turn: the time of the end may be that of the turn's begin.
+    started_s = None if run_us == NOT_KNOWN else epoch_s + max(created, ended - run_us / 1e6)
+    return TaskRow(task_id, number, name, function, state, route.actor_id, parent, worker_id, shape, "", "",
+                   epoch_s + created, started_s, epoch_s + ended)  # fmt: skip
 
 
 def _method(options: bytes, class_name: str) -> str:

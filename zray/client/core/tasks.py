@@ -123,11 +123,12 @@ class Task:
 
     Invariants: ``missing`` is the number of its arguments that are not ready yet. ``counted`` is its size in the window
     of its route, in bytes; 0 before it is sent. ``left`` has the return values, with hosts, that workers of earlier
-    attempts have stored and may not have answered.
+    attempts have stored and may not have answered. ``created``: when the present attempt was submitted, in seconds.
     """
 
-    __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "left", "missing", "n_returns",
-                 "options", "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
+    __slots__ = ("arguments", "attempt", "cancelled", "counted", "created", "flags", "function_id", "left", "missing",
+                 "n_returns", "options", "parent", "retries_left", "route", "seq", "shape", "state",
+                 "task_id")  # fmt: skip
 
     def __init__(
         self,
@@ -153,6 +154,7 @@ class Task:
         self.retries_left = retries_left
         self.parent = parent
         self.attempt = 0
+        self.created = 0.0
         self.missing = 0
         self.seq = 0
         self.counted = 0
@@ -204,13 +206,18 @@ def retries_timeouts(options: bytes) -> bool:
     return type(limit) is list and bool(limit[1])
 
 
-EndedAttempt = tuple[bytes, int, bytes, bytes, Route, bytes, bytes, bytes, "bytes | tuple[str, str] | None"]
+EndedAttempt = tuple[bytes, int, bytes, bytes, Route, bytes, bytes, bytes, float, float, int,
+                     "bytes | tuple[str, str] | None"]  # fmt: skip
 """The identifier, attempt, function, options, route, parent and shape of a task, the worker that has answered (or
-empty), and the error (None: there is none).
+empty), when the attempt was submitted and when it ended (in seconds), how long it ran (in microseconds; ``NOT_KNOWN``),
+and the error (None: there is none).
 
 Not the task itself: its memory, and that of its arguments, is used again for the next task. Of a long error only its
 name (``error_name``) and the end of its text are kept. ``b""``: it is in the object store.
 """
+
+
+NOT_KNOWN = -1
 
 
 def error_in_short(error: bytes) -> tuple[str, str]:
@@ -231,6 +238,10 @@ class TaskTable:
         self._streams = streams
         self._streaming = streams.streams
         self._locations = locations
+        self.now = 0.0
+        """The time, as far as the shell has told it."""
+        self.epoch_s = 0.0
+        """The time since 1970 at which ``now`` is 0, in seconds; the session sets it."""
         self.tasks: dict[bytes, Task] = {}
         self.ended: deque[EndedAttempt] = deque(maxlen=MAX_ENDED)
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
@@ -257,6 +268,7 @@ class TaskTable:
     def submit(self, task: Task) -> None:
         """Adds a task. This process must own its return objects already."""
         self.tasks[task.task_id] = task
+        task.created = self.now
         arguments = task.arguments
         if arguments.held:
             references = self.references
@@ -332,6 +344,7 @@ class TaskTable:
     def again(self, task: Task, *, counts: bool) -> None:
         """Starts another attempt. It uses up a retry if it ``counts``."""
         self._next_attempt(task, counts)
+        task.created = self.now
         task.enter(READY)
         task.route.ready(task)
 
@@ -393,7 +406,7 @@ class TaskTable:
             self._discard(message.task_id, outcome)
             self.on_retry(task.name, f"{task.attempt_text} raised {raised(outcome)}: it is tried again")
             failed = first_error(outcome.returns)
-            self._note_failure(task, message.source, failed[1] if failed is not None else b"")
+            self._note_failure(task, message.source, failed[1] if failed is not None else b"", outcome.run_us)
             self.again(task, counts=True)
         else:
             self._settle(task, outcome, message.source)
@@ -462,17 +475,17 @@ class TaskTable:
         self._let_go(task)
         if failed is None:
             self.ended.append((task_id, task.attempt, task.function_id, task.options, task.route, task.parent,
-                               task.shape, worker_id, None))  # fmt: skip
+                               task.shape, worker_id, task.created, self.now, outcome.run_us, None))  # fmt: skip
         else:
-            self._note_failure(task, worker_id, failed[1])
+            self._note_failure(task, worker_id, failed[1], outcome.run_us)
 
-    def _note_failure(self, task: Task, worker_id: bytes, error: bytes) -> None:
+    def _note_failure(self, task: Task, worker_id: bytes, error: bytes, run_us: int = NOT_KNOWN) -> None:
         """Records an attempt that has failed. ``error``: empty if it is in the object store."""
         if task.route.actor_id == ANSWERED_BY_BROKER:
             return  # the broker has the record of the actor
         kept = error if len(error) <= MAX_ERROR_BYTES else error_in_short(error)
         self.ended.append((task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent,
-                           task.shape, worker_id, kept))  # fmt: skip
+                           task.shape, worker_id, task.created, self.now, run_us, kept))  # fmt: skip
 
     def _note_unseen(self, task: Task) -> None:
         """Notes the error of a task, which no code has seen yet."""

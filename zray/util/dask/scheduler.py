@@ -7,7 +7,6 @@ runs each when its arguments exist. An intermediate value is freed when the last
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from dask.order import order
 from dask.utils import key_split
 
 import zray
+from zray.user_warnings import warn_user
 from zray.util.dask.callbacks import PROGRESS_ACTOR, RayCallbacks, local_ray_callbacks, unpack_ray_callbacks
 from zray.util.dask.execution import execute
 
@@ -237,7 +237,7 @@ def _show_progress(results: Any) -> None:
     try:
         import tqdm  # type: ignore[import-untyped]
     except ImportError:
-        warnings.warn("the progress of Dask is shown with tqdm, which is not installed: pip install tqdm", stacklevel=3)
+        warn_user("the progress of Dask is shown with tqdm, which is not installed: pip install tqdm")
         return
     counter = zray.get_actor(PROGRESS_ACTOR)
     refs = [ref for ref in _flat(results) if isinstance(ref, zray.ObjectRef)]

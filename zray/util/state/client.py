@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections import Counter
 from typing import Any
 
+from zray.user_warnings import warn_user
 from zray.util.state.common import (
     MAX_LIMIT,
     SCHEMAS,
@@ -85,9 +85,9 @@ class StateApiClient:
             )
         for text in (found.missing, found.forgotten):
             if text and _explain:
-                warnings.warn(f"not all {resource.value} are returned: {text}", stacklevel=3)
+                warn_user(f"not all {resource.value} are returned: {text}")
         if len(rows) > options.limit and _explain:
-            warnings.warn(f"only {options.limit:,} of {len(rows):,} {resource.value} are returned", stacklevel=3)
+            warn_user(f"only {options.limit:,} of {len(rows):,} {resource.value} are returned")
         rows = rows[: options.limit]
         return rows if options.detail else [row.without_details() for row in rows]
 

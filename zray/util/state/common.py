@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
+
+from zray.user_warnings import warn_user
 
 DEFAULT_LIMIT = 100
 """How many records a list has, unless told otherwise."""
@@ -223,7 +224,11 @@ class WorkerState(StateSchema):
 
 @dataclasses.dataclass
 class TaskState(StateSchema):
-    """An attempt of a task or call. Times, events, profiles and log offsets are not recorded: small tasks stay fast."""
+    """An attempt of a task or call. Profiles and log offsets are not recorded: small tasks stay fast.
+
+    ``start_time_ms`` of a running task is known to a quarter of a second; after the worker's death it is not known, and
+    None. ``events``: when the task was submitted, began and ended.
+    """
 
     task_id: str = column()
     attempt_number: int = column()
@@ -352,11 +357,10 @@ class ListApiOptions:
         wanted: dict[str, Any] = {}
         for name, predicate, value in self.filters or ():
             if predicate == "=" and wanted.setdefault(name, value) != value:
-                warnings.warn(
+                warn_user(
                     f"two filters ask for different values of {name!r}: {wanted[name]!r} and {value!r}. No record "
                     f"fits both",
                     UserWarning,
-                    stacklevel=3,
                 )
                 return True
         return False

@@ -202,15 +202,26 @@ class Source:
         actors = self._ask(q.StateOfActors, q.ActorRecords, timeout_s).actors
         running = {row.runs: row for row in workers if row.runs}
         by_id = {row.worker_id: row for row in workers}
+        now = time.time()
+        began: dict[bytes, float] = {}
         for owner in owners.processes:
+            ran = zip(owner.running, owner.ran_ms, strict=False)
+            began.update({task_id: now - ran_ms / 1000 for task_id, ran_ms in ran})
             running.update({task_id: by_id[owner.process_id] for task_id in owner.running if owner.process_id in by_id})
         jobs = {row.worker_id: row.job_id for row in workers}
         rows: list[StateSchema] = [_construction(actor, running.get(actor.actor_id)) for actor in actors]
         for owner in owners.processes:
             (body,) = unpack_messages(owner.rows, frozenset([q.TaskRows]))
             job_id = owner.job_id or jobs.get(owner.process_id, b"")
-            rows += [_task(row, job_id, running.get(row.task_id), by_id) for row in body.rows]
+            rows += [_task(row, job_id, running.get(row.task_id), by_id, began) for row in body.rows]
         return Found(rows, _incomplete(owners, "tasks", len(rows) - len(actors)))
+
+    def ended_tasks(self, timeout_s: float) -> tuple[list[q.TaskRow], list[q.WorkerRecord]]:
+        """What owners know of tasks and calls that have ended, and the workers."""
+        owners = self._ask(lambda request: q.StateOfTasks(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
+        bodies = [unpack_messages(owner.rows, frozenset([q.TaskRows]))[0] for owner in owners.processes]
+        rows = [row for body in bodies for row in body.rows if row.ended_s is not None]
+        return rows, self.workers(timeout_s).workers
 
     def _objects(self, timeout_s: float) -> Found:
         owners = self._ask(lambda request: q.StateOfObjects(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
@@ -380,9 +391,15 @@ def _construction(actor: q.ActorRecord, worker: q.WorkerRecord | None) -> TaskSt
 
 
 def _task(
-    row: q.TaskRow, job_id: bytes, runs_at: q.WorkerRecord | None, workers: dict[bytes, q.WorkerRecord]
+    row: q.TaskRow,
+    job_id: bytes,
+    runs_at: q.WorkerRecord | None,
+    workers: dict[bytes, q.WorkerRecord],
+    began: dict[bytes, float],
 ) -> TaskState:
+    """``began``: when the running tasks began, in seconds since 1970."""
     state, asked = row.state, _asked(row.shape)
+    started_s = row.started_s if row.ended_s is not None else began.get(row.task_id)
     worker = workers.get(row.worker) if row.worker else None
     if state in ("PENDING_NODE_ASSIGNMENT", "SUBMITTED_TO_WORKER") and runs_at is not None:
         state = "RUNNING_IN_RAY_GET" if runs_at.waits and not row.actor else "RUNNING"
@@ -406,7 +423,21 @@ def _task(
         placement_group_id=asked.group,
         error_message=row.error or None,
         label_selector=asked.selector,
+        events=_events(row, state, started_s),
+        creation_time_ms=_at_ms(row.created_s),
+        start_time_ms=_at_ms(started_s),
+        end_time_ms=_at_ms(row.ended_s),
     )
+
+
+def _at_ms(at_s: float | None) -> int | None:
+    return None if at_s is None else int(at_s * 1000)
+
+
+def _events(row: q.TaskRow, state: str, started_s: float | None) -> list[dict[str, Any]]:
+    """When a task reached the states of which the time is known."""
+    times = [("PENDING_ARGS_AVAIL", row.created_s), ("RUNNING", started_s), (state, row.ended_s)]
+    return [{"state": name, "created_ms": _at_ms(at_s)} for name, at_s in times if at_s is not None]
 
 
 def _group(row: GroupRow) -> PlacementGroupState:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zray.accelerators import NVIDIA, Family, accelerator_in
 from zray.bundles import plain
-from zray.client.core.execution import CALL, Assignment
+from zray.client.core.assignments import CALL, Assignment
 from zray.client.session import Session
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.client.context import current_task
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.exceptions import ActorExit, TaskError, has_type
 from zray.system.streams import say
 

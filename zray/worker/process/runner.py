@@ -12,7 +12,7 @@ from types import GeneratorType
 from typing import Any
 
 from zray.client.context import TaskContext
-from zray.client.core.execution import CALL, CONSTRUCTOR, Assignment
+from zray.client.core.assignments import CALL, CONSTRUCTOR, Assignment
 from zray.client.core.payloads import Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION
@@ -119,7 +119,7 @@ class Runner:
         blob = message.blob
         if blob.startswith(STORED_FUNCTION):
             ref = self._session.intern(blob[len(STORED_FUNCTION) :])
-            blob = self._session.get([ref], None)[0]
+            blob = self._session.objects.get([ref], None)[0]
         return load_callable(blob, self._session.intern)
 
     def reached_max_calls(self, task: Assignment, options: CallOptions) -> bool:
@@ -144,27 +144,27 @@ class Runner:
         else:
             data: bytes | memoryview = payload.data
             if payload.status == STORED:
-                data = session.read(payload.host, payload.object_id, payload.size)
-            args, kwargs = deserialize(data, lambda object_id: session.load_covered(object_id, task.covered))
+                data = session.object_bytes.read(payload.host, payload.object_id, payload.size)
+            args, kwargs = deserialize(data, lambda object_id: session.refs.load_covered(object_id, task.covered))
         asked: list[tuple[int | str, ObjectRef]] = []
         for key, object_id, status, value, host, size in payload.refs:
             if status == PENDING:
-                asked.append((key, session.load_covered(object_id, task.covered)))
+                asked.append((key, session.refs.load_covered(object_id, task.covered)))
                 continue
             if status == STORED:
                 try:
-                    value = session.read(host, object_id, size)
+                    value = session.object_bytes.read(host, object_id, size)
                 except ObjectLostError as error:
-                    asked.append((key, session.load_covered(object_id, task.covered)))
-                    session.look_again(object_id, host, error)
+                    asked.append((key, session.refs.load_covered(object_id, task.covered)))
+                    session.object_bytes.look_again(object_id, host, error)
                     continue
             try:
-                loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
+                loaded = deserialize(value, lambda inner: session.refs.load_covered(inner, task.covered))
             except DeserializationError as error:
                 raise DeserializationError(error.reason, str(key)) from error.__cause__
             _put(args, kwargs, key, loaded)
         if asked:  # they did not fit into the payload
-            for (key, _), loaded in zip(asked, session.get([ref for _, ref in asked], None), strict=True):
+            for (key, _), loaded in zip(asked, session.objects.get([ref for _, ref in asked], None), strict=True):
                 _put(args, kwargs, key, loaded)
         return args, kwargs
 
@@ -190,9 +190,10 @@ class Runner:
         if n_returns == 0:
             return Packed([], None)
         values = list(value) if isinstance(value, Iterable) else None
-        if values is None or len(values) != n_returns:
-            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
-            raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")
+        if values is None:
+            raise TypeError(f"{options.name} has num_returns={n_returns} but returned a {type(value).__name__}")
+        if len(values) != n_returns:
+            raise ValueError(f"{options.name} has num_returns={n_returns} but returned {len(values)} values")
         returns: list[Return] = []
         room = self._session.max_inline_bytes
         for index, item in enumerate(values, start=1):
@@ -252,7 +253,7 @@ class Runner:
     def _store(self, task: Assignment, host: bytes, object_id: bytes, serialized: Serialized) -> None:
         task.stored.append(object_id)  # first, so that discard() frees it if an interrupt prevents the answer
         self._recorder.stores(object_id)  # so that the owner is told if a death prevents the answer
-        self._session.write(host, object_id, serialized)
+        self._session.object_bytes.write(host, object_id, serialized)
 
     def discard(self, task: Assignment) -> None:
         """Frees the return values that a call has stored and that its answer will not contain.

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.worker.process.runner import CallOptions, now_us
 
 PREFIX, SUFFIX = "timeline-", ".jsonl"

@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, Iterator
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.client.core.payloads import Return
 from zray.client.core.producers import Listener, Producer
 from zray.client.core.streams import item_id
 from zray.client.session import Session
-from zray.client.shell import Waiter
+from zray.client.waiter import Waiter
 from zray.ids import return_id
 from zray.object_ref import DynamicObjectRefGenerator, ObjectRef
 from zray.worker.process.runner import NONE, CallOptions, Packed, Runner

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from zray import version
-from zray.client.core.execution import Assignment
+from zray.client.core.assignments import Assignment
 from zray.client.core.payloads import TaskPayload
 from zray.client.core.states import INLINE
 from zray.client.session import Session
