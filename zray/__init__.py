@@ -1,30 +1,30 @@
 """zray: Ray's API without Ray's weight.
 
 ``import zray as ray`` runs a Ray program: tasks, actors and shared objects on ZeroMQ, in pure Python. This module has
-the public names and nothing else. What few programs use is loaded when it is asked for. ``docs/architecture.md`` in the
-source tree describes how zray works.
+the public names and nothing else. What is behind them is loaded when it is asked for, or while ``init`` waits.
+``docs/architecture.md`` in the source tree describes how zray works.
 """
 
 from __future__ import annotations
 
-import sys
+import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from zray import actor, exceptions, remote_function, runtime_context, util
-from zray.api.actor import method
+from zray import exceptions
 from zray.api.cluster import init, is_initialized, shutdown
-from zray.api.decorator import remote
-from zray.api.generators import ObjectRefGenerator
-from zray.api.nodes import available_resources, cluster_resources, nodes
-from zray.api.objects import cancel, get, get_actor, kill, put, wait
-from zray.api.runtime_context import get_gpu_ids, get_runtime_context
 from zray.object_ref import DynamicObjectRefGenerator, ObjectRef
 from zray.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from zray import cloudpickle, cross_language, job_config, types
+    from zray import actor, cloudpickle, cross_language, job_config, remote_function, runtime_context, types, util
+    from zray.api.actor import method
+    from zray.api.decorator import remote
     from zray.api.explanations import explain
+    from zray.api.generators import ObjectRefGenerator
+    from zray.api.nodes import available_resources, cluster_resources, nodes
+    from zray.api.objects import cancel, get, get_actor, kill, put, wait
+    from zray.api.runtime_context import get_gpu_ids, get_runtime_context
     from zray.as_ray import install_as_ray
     from zray.client_builder import ClientBuilder, client
     from zray.cross_language import Language, cpp_function, java_actor_class, java_function
@@ -56,12 +56,22 @@ class _ClientModule(ModuleType):
         return (__import__, (self.__name__, None, None, ["*"]))
 
 
-sys.modules["zray.client"].__class__ = _ClientModule
+importlib.import_module("zray.client").__class__ = _ClientModule
 ObjectID = ObjectRef
 SCRIPT_MODE, WORKER_MODE, LOCAL_MODE = 0, 1, 2
 """Kinds of processes, under Ray's numbers."""
 
+_COMMON = {
+    **dict.fromkeys(("cancel", "get", "get_actor", "kill", "put", "wait"), "zray.api.objects"),
+    **dict.fromkeys(("available_resources", "cluster_resources", "nodes"), "zray.api.nodes"),
+    **dict.fromkeys(("get_gpu_ids", "get_runtime_context"), "zray.api.runtime_context"),
+    "ObjectRefGenerator": "zray.api.generators",
+    "method": "zray.api.actor",
+    "remote": "zray.api.decorator",
+}
+"""The modules of the names that nearly every program uses. ``init`` loads most of them while a cluster starts."""
 _ELSEWHERE = {
+    **_COMMON,
     **dict.fromkeys(
         (
             "ActorClassID", "ActorID", "ClusterID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID",
@@ -80,24 +90,35 @@ _ELSEWHERE = {
 """The modules of the names that are loaded when they are asked for."""
 _MODULES = frozenset(
     {
-        "_common", "_private", "_raylet", "autoscaler", "client_builder", "cloudpickle", "cluster_utils",
-        "cross_language", "dag", "data", "experimental", "job_config", "runtime_env", "types",
+        "_common", "_private", "_raylet", "actor", "autoscaler", "client_builder", "cloudpickle", "cluster_utils",
+        "cross_language", "dag", "data", "experimental", "job_config", "remote_function", "runtime_context",
+        "runtime_env", "types", "util",
     }
 )  # fmt: skip
 """Modules that are loaded when they are asked for as attributes of this one."""
 
 
 def __getattr__(name: str) -> Any:
-    import importlib.util
-
     if name in _ELSEWHERE:
         found = getattr(importlib.import_module(_ELSEWHERE[name]), name)
-    elif name in _MODULES and importlib.util.find_spec(f"zray.{name}") is not None:
+    elif name in _MODULES and _exists(f"zray.{name}"):
         found = importlib.import_module(f"zray.{name}")
     else:
         raise AttributeError(f"module 'zray' has no attribute {name!r}")
     globals()[name] = found
     return found
+
+
+def _exists(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def _load() -> None:
+    """Loads what nearly every program uses, in a process that forks others: so that these share it."""
+    for name in (*_COMMON, "actor", "remote_function", "runtime_context", "util"):
+        __getattr__(name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Iterable
-from typing import NamedTuple
+
+from zray.named_tuples import NamedTuple
 
 
 class Family(NamedTuple):

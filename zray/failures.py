@@ -13,11 +13,11 @@ The tags differ from the tags of values, so the first byte also tells an error f
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import msgpack
 
 from zray.exceptions import FAILURES, ActorError, SystemFailure, TaskCancelledError, ZrayError
+from zray.named_tuples import NamedTuple
 
 KILLED = "The actor is dead because it was killed by `ray.kill`"
 NO_REFERENCES = "The actor is dead because all references to the actor were removed"

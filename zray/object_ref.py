@@ -73,6 +73,11 @@ def set_tracker(tracker: Tracker | None) -> Tracker | None:
     return before
 
 
+def has_tracker() -> bool:
+    """Whether this process is part of a cluster, or in local mode."""
+    return _tracker is not None
+
+
 def get_tracker() -> Tracker:
     """The tracker of this process. Raises ZrayError if zray is not initialised."""
     if _tracker is None:

@@ -31,3 +31,33 @@ def test_what_commands_print_with_is_not_imported_by_what_stays(process: str) ->
     source = f"import sys; before = set(sys.modules); import {process}; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert not {"rich", "psutil"} & set(done.stdout.split())
+
+
+def modules_after(program: str) -> list[str]:
+    """The modules that are loaded when ``program`` has run, beyond those that the environment had loaded before."""
+    source = f"import sys; before = set(sys.modules); {program}; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+LATER = {"cloudpickle", "msgpack", "zmq", "zray.client.session", "zray.options", "zray.protocol.messages"}
+"""What takes most of the time in which a driver's code is loaded. It is loaded while the local cluster starts."""
+
+
+@pytest.mark.parametrize("program", ["import zray", "import zray; zray.is_initialized(); zray.shutdown()"])
+def test_the_clients_code_is_not_loaded_before_a_cluster_starts(program: str) -> None:
+    imported = modules_after(program)
+    assert not LATER & set(imported)
+    assert sum(name.startswith("zray") for name in imported) < 40
+
+
+def test_names_are_loaded_when_they_are_asked_for() -> None:
+    imported = modules_after("import zray as ray; f = ray.remote(len); assert ray.util.queue.Queue; assert ray.actor")
+    assert set(imported) >= LATER
+    modules_after("from zray import *; assert get and put and remote and util and nodes")
+
+
+def test_a_process_that_forks_workers_has_loaded_all_common_names() -> None:
+    names = "[getattr(zray, name) for name in zray._COMMON]"
+    program = f"import zray.local_cluster.process; early = set(sys.modules); {names}; assert early == set(sys.modules)"
+    assert set(modules_after(program)) >= LATER

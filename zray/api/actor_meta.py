@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.methods import BUILT_IN_METHODS
+from zray.named_tuples import NamedTuple
 from zray.options import ActorOptions, MethodOptions
 from zray.options.checks import check_streams
 from zray.protocol.codec import pack, unpack

@@ -13,7 +13,6 @@ from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError
 from zray.sessions.directories import brokers, choose_broker, runtime_root
 from zray.system.streams import say
-from zray.transport.sockets import check_address
 
 if TYPE_CHECKING:
     from zray.transport.security.keys import ClientCredentials
@@ -58,6 +57,8 @@ def broker_of(given: str | None, config: Config) -> str:
         return ""
     if address not in ("", AUTO):
         try:
+            from zray.transport.sockets import check_address
+
             address = own_form(address)
             check_address(address)
         except ConfigError as error:

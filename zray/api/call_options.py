@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.core.streams import StreamSpec
 from zray.exceptions import TaskTimeoutError
+from zray.named_tuples import NamedTuple
 from zray.options.checks import DYNAMIC, check_streams
 from zray.protocol.codec import pack
 from zray.serialization import serialize

@@ -1,4 +1,8 @@
-"""``init`` and ``shutdown``: the cluster that this process belongs to, from the arguments to the end."""
+"""``init`` and ``shutdown``: the cluster that this process belongs to, from the arguments to the end.
+
+``import zray`` loads this module, and not the client's code, which takes half as long as a cluster takes to start.
+``local_clusters`` loads that code while the cluster starts. So this module imports it within functions.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from zray import object_ref
-from zray.api import local_clusters
-from zray.api import runtime as runtimes
+from zray.api import auto_init, local_clusters
 from zray.api.cluster_context import Context, context_of
-from zray.api.joining import Driver, join
-from zray.client import session as sessions
-from zray.client.session import Session
 from zray.exceptions import ZrayError
-from zray.options.given import check_text
-from zray.protocol.messages import Goodbye
-from zray.protocol.questions import FlushOutput
-from zray.system import signals
 from zray.system.machine import host_resources
 
 if TYPE_CHECKING:
     from zray.api.init_arguments import JobArguments
+    from zray.api.joining import Driver
+    from zray.client.session import Session
     from zray.job_config import JobConfig
     from zray.logs.job_logging import LoggingConfig
 
@@ -142,6 +140,8 @@ def init(
     job = arguments.job_arguments(job_config, namespace, runtime_env, logging_config)
     own_directory = _check_environment(job.runtime_env)
     if job.namespace is not None and job.namespace != "":
+        from zray.options.given import check_text
+
         check_text(job.namespace, "zray.init()", "namespace")
     _forget_in_children()
     with _lock:
@@ -180,6 +180,8 @@ def init(
                 own_directory = _check_environment(job.runtime_env)
             given.update(labels=labels, **dict.fromkeys(hidden.for_new_clusters, True))
             credentials = credentials_of(target, config, insecure)
+            from zray.api.joining import join
+
             _driver = join(target, given, config, job, own_directory, shutdown, credentials=credentials)
         else:
             offer: dict[str, Any] = {name: getattr(config, name) for name in given}
@@ -202,8 +204,10 @@ def _check_environment(given: Any) -> bool:
 
 def _begin_environment(given: Any) -> None:
     """Sets the job's runtime environment. If that fails, the cluster is left again."""
+    from zray.api.runtime import runtime
+
     try:
-        runtimes.runtime().begin_job_environment(given)
+        runtime().begin_job_environment(given)
     except BaseException:
         shutdown()
         raise
@@ -213,14 +217,18 @@ def _present_context() -> Context:
     """Returns the context of the cluster that this process, a driver or a worker, belongs to."""
     if _driver is not None:
         return _driver.context
+    from zray.api.runtime import runtime
+    from zray.client import session as sessions
+
     session = sessions.current()
     if session is None:
-        return Context(shutdown, address="local_mode", namespace=runtimes.runtime().namespace)
-    return context_of(session, runtimes.runtime().hosts(), shutdown)
+        return Context(shutdown, address="local_mode", namespace=runtime().namespace)
+    return context_of(session, runtime().hosts(), shutdown)
 
 
 def _start_local_mode(job: JobArguments) -> Context:
     from zray.api.local_mode import LocalRuntime
+    from zray.api.runtime import set_runtime
 
     assert job.namespace is not None
     if job.runtime_env:
@@ -229,7 +237,7 @@ def _start_local_mode(job: JobArguments) -> Context:
         logger.warning("runtime_env has no effect in local mode: everything runs in this process as it is")
     local = LocalRuntime(job.namespace)
     object_ref.set_tracker(local)
-    runtimes.set_runtime(local)
+    set_runtime(local)
     if job.logging_config is not None:
         job.logging_config.apply(dict)
     return Context(shutdown, address="local_mode", namespace=job.namespace)
@@ -250,6 +258,13 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     """
     global _driver
     with _lock:
+        if _driver is None and not is_initialized():
+            return
+        from zray.api import runtime as runtimes
+        from zray.client import session as sessions
+        from zray.protocol.messages import Goodbye
+        from zray.system import signals
+
         if runtimes.is_local_mode():
             runtimes.set_runtime(None)
             object_ref.set_tracker(None)
@@ -272,6 +287,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
 
 def _await_last_output(session: Session) -> None:
     """Waits for workers' output. It takes another path than results, so lines printed before the end may still come."""
+    from zray.protocol.questions import FlushOutput
+
     with contextlib.suppress(ZrayError):
         session.ask(lambda answer: session.core.query(FlushOutput, answer), LAST_OUTPUT_S)
 
@@ -300,7 +317,7 @@ def _forget_in_children() -> None:
 
 def is_initialized() -> bool:
     """Whether this process is part of a cluster, or in local mode."""
-    return sessions.current() is not None or runtimes.is_local_mode()
+    return object_ref.has_tracker()
 
 
 def _auto_init() -> None:
@@ -311,4 +328,4 @@ def _auto_init() -> None:
             init()
 
 
-runtimes.auto_init = _auto_init
+auto_init.start = _auto_init

@@ -6,11 +6,12 @@ That follows from their options, and from the group of the code that creates the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from zray.bundles import ANY, asked, group_of
 from zray.client.context import current_task
 from zray.client.session import Session
+from zray.named_tuples import NamedTuple
 from zray.options import ActorOptions, TaskOptions
 from zray.options.amounts import UNITS
 from zray.protocol.codec import shape_key

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zray.api.job_settings import working_directory
-from zray.api.joining import Driver, join
 from zray.config import Config
 from zray.exceptions import ConfigError, SystemFailure, ZrayError
 from zray.sessions.directories import new_session, remove_session, runtime_root, sweep_dead_sessions
@@ -19,6 +17,7 @@ from zray.system.threads import signals_left_to_main
 
 if TYPE_CHECKING:
     from zray.api.init_arguments import JobArguments
+    from zray.api.joining import Driver
 
 SWEEP_END_S = 2.0
 """How long a program that ends waits for the removal of sessions that earlier programs left, in seconds."""
@@ -46,6 +45,10 @@ def start(
     try:
         with contextlib.closing(lock):  # from here on the subprocess holds it
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
+        # Loaded while the cluster starts: what joins it, and what the program will use next.
+        from zray.api import decorator, driver_output, objects, sigterm  # noqa: F401
+        from zray.api.joining import join
+
         address = process.wait_until_ready(config.start_timeout_s)
         driver = join(address, {}, config, job, own_directory, shutdown, process)
     except BaseException as error:
@@ -72,6 +75,8 @@ def _with_absolute_paths(config: Config) -> Config:
     """
     if not config.spill_dir or os.path.isabs(config.spill_dir):
         return config
+    from zray.api.job_settings import working_directory
+
     here = working_directory()
     if not here:
         raise ConfigError(

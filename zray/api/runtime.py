@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zray.api import auto_init
 from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.client import session as sessions
 from zray.client.arguments import ArgumentPacker
@@ -371,8 +372,6 @@ class ClusterRuntime:
 
 _runtime: Runtime | None = None
 _of_session: Session | None = None
-auto_init: Callable[[], None] | None = None
-"""Starts a local cluster if the API is used before ``init``. ``zray.api.cluster`` sets it."""
 
 
 def runtime() -> Any:
@@ -386,9 +385,9 @@ def runtime() -> Any:
         return _runtime
     if _runtime is not None and _of_session is None:
         return _runtime  # local mode
-    if auto_init is None:
+    if auto_init.start is None:
         raise ZrayError("zray is not initialised: call zray.init()")
-    auto_init()
+    auto_init.start()
     return runtime()
 
 

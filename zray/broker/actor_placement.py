@@ -16,17 +16,25 @@ from zray.broker.queues import ActorLine
 from zray.broker.records import Actor, Host, Worker
 from zray.broker.states import SERVING
 from zray.broker.workers import Workers
-from zray.protocol.messages import ActorStart
+from zray.protocol.messages import ActorStart, FunctionBlob
 
 
 class ActorPlacement:
-    """Serves the lines of actors. ``send(dest, message)``."""
+    """Serves the lines of actors. ``send(dest, message)``. ``class_of``: the message with a class, if it is known."""
 
-    def __init__(self, places: Places, grants: Grants, workers: Workers, send: Callable[[bytes, Any], None]) -> None:
+    def __init__(
+        self,
+        places: Places,
+        grants: Grants,
+        workers: Workers,
+        send: Callable[[bytes, Any], None],
+        class_of: Callable[[bytes], FunctionBlob | None],
+    ) -> None:
         self._places = places
         self._grants = grants
         self._workers = workers
         self._send = send
+        self._class_of = class_of
 
     def serve(self, line: ActorLine, changed: dict[bytes, Host]) -> Iterator[None]:
         """Places the actors of a line as long as there is room: one for each step.
@@ -76,6 +84,9 @@ class ActorPlacement:
         worker.served = actor.actor_id
         if worker.job_id != actor.job_id:
             self._workers.assign(worker, actor.job_id)
+        # Ahead of being asked for it: nearly always this process does not have it yet, and would wait for the answer.
+        if (blob := self._class_of(actor.function_id)) is not None:
+            self._send(worker.worker_id, blob)
         start = ActorStart(actor.actor_id, actor.incarnation, actor.function_id, actor.spec, actor.creator,
                            worker.gpus, actor.payload)  # fmt: skip
         self._send(worker.worker_id, start)

@@ -86,7 +86,8 @@ class BrokerCore:
         self.lines = lines = Lines(places, grants.shares, clock)
         self.workers = workers = Workers(grants, places, self.jobs, self.processes, send, new_id, clock)
         self.dispatch = Dispatch(places, grants, workers, send)
-        actor_placement = ActorPlacement(places, grants, workers, send)
+        self.functions = Functions(self.jobs, send)
+        actor_placement = ActorPlacement(places, grants, workers, send, self.functions.blob)
         self.scheduler = Scheduler(places, lines, grants, workers, self.dispatch, actor_placement)
         # What is told of it.
         self.notices = Notices(self.jobs, self.processes, send, perform, clock)
@@ -102,7 +103,6 @@ class BrokerCore:
                            self.notices.task_again, self.groups.is_gone, send, clock)  # fmt: skip
         self.groups.fail_task = self.tasks.end_without_group
         self.actors.on_dead = self._actor_dead
-        self.functions = Functions(self.jobs, send)
         self.key_values = KeyValues(send)
         self.environments = Environments(places.hosts, lines, workers, self.actors, self.jobs, self.tasks.fail_queued)
         self.time_limits = TimeLimits(workers, self.processes, send, clock)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zray.logs.line import LogLine
+from zray.named_tuples import NamedTuple
 
 
 class Departed(NamedTuple):

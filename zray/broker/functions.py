@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.broker.records import Process
 from zray.ids import function_id_of
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import FunctionBlob, FunctionGet, FunctionPut, ProtocolError
 
 
@@ -37,6 +38,13 @@ class Functions:
         function = self._functions.get(function_id)
         return "" if function is None else function.name
 
+    def blob(self, function_id: bytes) -> FunctionBlob | None:
+        """The message with a function; None if it is unknown."""
+        function = self._functions.get(function_id)
+        return (
+            None if function is None else FunctionBlob(function_id, bool(function.blob), function.name, function.blob)
+        )
+
     def on_put(self, source: Process, message: FunctionPut) -> None:
         """A process of a job sends a function."""
         if source.job_id not in self._jobs:
@@ -50,9 +58,8 @@ class Functions:
 
     def on_get(self, source: Process, message: FunctionGet) -> None:
         """Answers a process that asks for a function."""
-        function = self._functions.get(message.function_id)
-        name, blob = ("", b"") if function is None else (function.name, function.blob)
-        self._send(source.process_id, FunctionBlob(message.function_id, bool(blob), name, blob))
+        unknown = FunctionBlob(message.function_id, False, "", b"")
+        self._send(source.process_id, self.blob(message.function_id) or unknown)
 
     def forget_job(self, job_id: bytes) -> None:
         """A job is over: forgets the functions that no other job has sent."""

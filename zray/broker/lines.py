@@ -8,7 +8,7 @@ its job's share (``zray/broker/shares.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from zray.broker.accounts import Share
 from zray.broker.places import Places
@@ -16,6 +16,7 @@ from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import Actor, Envelope, Host
 from zray.broker.resources import Shape
 from zray.broker.shares import Shares
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import FLAG_SPREAD
 
 

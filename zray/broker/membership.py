@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray import version
 from zray.logs.digest import Digest
 from zray.logs.line import WARNING, LogLine
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.contract import Output, event
 from zray.protocol.link import Link

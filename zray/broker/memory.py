@@ -17,13 +17,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.broker.records import Host, Process, Worker
 from zray.broker.states import IDLE, PROBED
 from zray.broker.workers import Workers
 from zray.ids import TASK_ID_BYTES, owner_of
 from zray.logs.line import WARNING, LogLine
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import FLAG_RETRYABLE, MemoryShort, ProtocolError
 from zray.protocol.records import ProcessMemory
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from zray.broker.accounts import Parts, Share
 from zray.broker.resources import CPU, NOTHING, UNIT, Pool, Shape
 from zray.broker.states import ACTOR, PENDING_CREATION, STARTING, WORKER
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
 

@@ -18,7 +18,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import psutil
@@ -27,6 +26,7 @@ from zray.cli.screen import waiting
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ConfigError
+from zray.named_tuples import NamedTuple
 from zray.sessions.directories import (
     SessionPaths,
     runtime_root,

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+import zray
 from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
@@ -150,6 +151,7 @@ def _serve(
 ) -> str:
     """Runs the host; returns why it ended."""
     set_title(f"zray: host {paths.name}")
+    zray._load()
     rows.prepare()
     if config.optimizes(WARM_UP):
         warm_up()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+
+from zray.named_tuples import NamedTuple
 
 
 class TaskContext(NamedTuple):

@@ -35,7 +35,7 @@ from zray.system.threads import signals_taken, start_thread
 from zray.transport.connection import Connection
 
 GRACE_S = 0.005
-PARK_AFTER_S = 0.02
+PARK_AFTER_S = GRACE_S
 """After a leader has led for this long, in seconds, the background thread sleeps until it is called: the leader is not
 in a loop of short calls."""
 PAUSE_S = 1.5
@@ -80,7 +80,7 @@ class ClientShell:
         self._lanes: LaneSockets | None = None  # made when the first is needed
         self._leader: Waiter | None = None
         self._led_since = 0.0
-        self._driven_at = 0.0
+        self._driven_at = time.monotonic()  # the background thread leads only if nobody else does in the next moments
         self._polling = False  # the leader is in poll(), or about to call it
         self._followers: deque[Waiter] = deque()
         self._background = Waiter(self)

@@ -19,10 +19,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, PIN_CPUS, Config
 from zray.exceptions import ConfigError
+from zray.named_tuples import NamedTuple
 
 DEFAULT = "default"
 PREFIX = "ZRAY_"

@@ -15,6 +15,7 @@ import signal
 import sys
 from typing import Any
 
+import zray
 from zray.broker.shell import run_broker
 from zray.config import WARM_UP, Config
 from zray.exceptions import ZrayError
@@ -28,6 +29,8 @@ from zray.system.processes import accept_signals, set_parent_death_signal, set_t
 from zray.worker.host.shell import WATCHED_IS_GONE
 from zray.worker.host.start import HostOptions, prepare_zygote, run_host
 from zray.worker.process.warm_up import warm_up
+
+zray._load()
 
 
 def main() -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import NamedTuple
 
 from zray.config import Config
+from zray.named_tuples import NamedTuple
 
 
 class Settings(NamedTuple):

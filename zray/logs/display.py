@@ -15,7 +15,8 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from zray.named_tuples import NamedTuple
 
 MAX_PATTERNS = 10_000
 """The most patterns remembered at once; beyond that, the oldest is settled early."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from zray.named_tuples import NamedTuple
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 """The levels of the module ``logging``, which cores do not import."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import NamedTuple
 
 from zray.logs.display import escape_controls
 from zray.logs.line import INFO, LogLine
+from zray.named_tuples import NamedTuple
 from zray.system.streams import say
 
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from zray.named_tuples import NamedTuple
 from zray.options import checks
 from zray.options.amounts import read_amount, read_gpus, read_memory, read_resources
 from zray.options.given import UNLIMITED, Check, Given, count_from, read_flag, read_text

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zray.ids import ActorId, FunctionId, JobId, ProcessId, TaskId
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import ActorSpec, JobSettings, PrintedLines
 
 

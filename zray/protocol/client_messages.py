@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zray.ids import ActorId, FunctionId, ProcessId, TaskId
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import Activity, ActorSpec, EnvironmentSpec, GroupSpec
 
 

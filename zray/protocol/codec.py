@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.elements import MAX_ELEMENTS, MAX_MAPS, UNCOUNTED_BYTES, MapCounter, has_few_elements
 from zray.protocol.messages import ProtocolError
 from zray.protocol.rows import decode_handshake, decode_row, encode_row

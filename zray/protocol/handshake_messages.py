@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zray.ids import ProcessId
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import ClusterInfo, JoinInfo, VersionPair
 
 

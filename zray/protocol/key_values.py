@@ -6,7 +6,7 @@ message, which the answer repeats. Drivers and workers use the store; observers 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from zray.named_tuples import NamedTuple
 
 
 class KvPut(NamedTuple):

@@ -6,9 +6,8 @@ nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zray.ids import FunctionId, ProcessId, TaskId
+from zray.named_tuples import NamedTuple
 
 # ---------------------------------------------------------------------------------- between owner and broker
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import KIND_DATA, PACK_ERRORS, Frame, pack_body, pack_frame, unpack_messages
 from zray.protocol.messages import ProtocolError
 

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zray.ids import ObjectId, ProcessId, TaskId
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import ObjectLocation
 
 TOKEN_BYTES = 16

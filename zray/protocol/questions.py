@@ -8,8 +8,7 @@ order.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import Activity, HostState, Selector, StoreUse
 
 # ------------------------------------------------------------------------------------------------ questions

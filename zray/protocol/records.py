@@ -7,8 +7,7 @@ are in ``zray.protocol.questions``.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from zray.named_tuples import NamedTuple
 from zray.scheduling.constraint import Term
 
 # -------------------------------------------------------------------------------------------------- joining

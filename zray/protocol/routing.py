@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import Forward

@@ -226,13 +226,19 @@ def _generate(number: int) -> None:
     _decoders[number] = kind, maker(kind), fits_message(kind)
 
 
+_QUESTIONS = (HostsQuery.__module__, StateOfHosts.__module__)
 _decoders: list[_Decoder] = [_decoder_on_demand(number) for number in range(len(TYPES))]
 
 
 def prepare() -> None:
-    """Generates all decoders, for a process that forks others, so that these share the memory."""
-    for number in range(len(TYPES)):
-        _generate(number)
+    """Generates the decoders for a process that forks others, so that these share the memory.
+
+    Those of questions to the broker and of their answers are left out: they are a quarter of all, most are large, and
+    a process that asks generates what it needs.
+    """
+    for number, kind in enumerate(TYPES):
+        if kind.__module__ not in _QUESTIONS:
+            _generate(number)
 
 
 def encode_row(message: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ Times are ages, in seconds before the answer, because the clocks of processes di
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from zray.named_tuples import NamedTuple
 
 # ------------------------------------------------------------------------------------------------ questions
 

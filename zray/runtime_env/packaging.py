@@ -7,9 +7,9 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from zray.exceptions import RuntimeEnvSetupError
+from zray.named_tuples import NamedTuple
 from zray.runtime_env.ignore import Patterns
 
 MAX_PACKAGE_BYTES = 512 << 20

@@ -11,8 +11,9 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.named_tuples import NamedTuple
 from zray.runtime_env.checks import is_address
 
 _SHORT = {"-w": "--with", "-i": "--index-url", "-f": "--find-links", "-P": "--upgrade-package",

@@ -8,7 +8,9 @@ with another constraint waits in another line. Work that may run anywhere has no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.named_tuples import NamedTuple
 
 IN, NOT_IN, EXISTS, DOES_NOT_EXIST = OPERATORS = range(4)
 """The operators of a term."""

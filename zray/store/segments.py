@@ -32,9 +32,9 @@ import os
 import re
 import struct
 from collections.abc import Callable, Container, Iterator
-from typing import NamedTuple
 
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
+from zray.named_tuples import NamedTuple
 from zray.store.ledger import TRAILER_BYTES, Candidate, Ledger, Place
 from zray.store.pins import Pins
 

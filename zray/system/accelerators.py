@@ -13,10 +13,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.accelerators import AMD, FAMILIES, GPU_FAMILIES, INTEL, NVIDIA, Family, visible_ids
 from zray.exceptions import ConfigError
+from zray.named_tuples import NamedTuple
 
 _MODEL = re.compile(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)")
 """In a name such as ``NVIDIA A100-SXM4-40GB`` or ``NVIDIA RTX PRO 6000 Blackwell``: the model."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import socket
 from collections.abc import Iterable, Mapping
 
@@ -23,7 +22,7 @@ def machine_id() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
     except OSError:
-        boot = platform.node()
+        boot = os.uname().nodename
     return f"{boot}-{os.getuid()}"
 
 

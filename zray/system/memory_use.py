@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
-from typing import NamedTuple
 
+from zray.named_tuples import NamedTuple
 from zray.system.processes import control_groups, descendants_of_each, integers, memory_of
 
 _PROC = "/proc"

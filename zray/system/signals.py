@@ -132,6 +132,8 @@ def uninstall(holder: Holder) -> None:
 def _exchange(change: Callable[[Any], Any]) -> None:
     for number in _c_signal.valid_signals():  # as numbers: making enums of them raises a hundred exceptions
         handler = _get_handler(number)
+        if not callable(handler):  # nearly all have none; to ask here costs a third of a call, in each worker
+            continue
         changed = change(handler)
         if changed is not handler:
             _set_handler(number, changed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgpack
 
@@ -22,6 +22,7 @@ from zray.client.core.tasks import Task
 from zray.client.core.windows import Windows
 from zray.config import Config
 from zray.ids import function_id_of, owner_of, put_id, return_id
+from zray.named_tuples import NamedTuple
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
     DRIVER,

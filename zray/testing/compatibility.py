@@ -16,8 +16,9 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.named_tuples import NamedTuple
 from zray.testing.remarks import DIFFERS, INIT, MISSING, NOT_YET, OUT
 from zray.version import RAY_VERSION
 

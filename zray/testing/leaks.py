@@ -7,10 +7,10 @@ import gc
 import os
 import time
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from zray.api.cluster import is_initialized
 from zray.api.runtime_context import get_runtime_context
+from zray.named_tuples import NamedTuple
 from zray.util.named_actors import list_named_actors
 from zray.util.state import list_actors, list_objects, list_tasks
 

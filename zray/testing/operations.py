@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.named_tuples import NamedTuple
 
 Program = Generator[Any, Any, Any]
 

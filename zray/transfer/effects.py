@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import Pull
 
 

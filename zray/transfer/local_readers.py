@@ -16,11 +16,12 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
+from zray.named_tuples import NamedTuple
 from zray.sessions.lock import protect
 
 BACKLOG = 1024

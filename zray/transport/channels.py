@@ -16,13 +16,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import zmq
 
 from zray.config import Config
 from zray.exceptions import ConfigError
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import unpack_row
 from zray.protocol.messages import (
     FROM_CHANNEL,

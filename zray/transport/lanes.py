@@ -16,8 +16,8 @@ import struct
 from collections.abc import Sequence
 from socket import AF_UNIX, MSG_NOSIGNAL, SO_SNDBUF, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
 from socket import socket as UnixSocket
-from typing import NamedTuple
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import HEADER
 from zray.protocol.peer_messages import TOKEN_BYTES
 from zray.transport.sockets import peer_user

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.api.objects import get, wait
 from zray.exceptions import ActorDiedError
+from zray.named_tuples import NamedTuple
 from zray.object_ref import ObjectRef
 
 Call = Callable[[Any, Any], Any]

@@ -10,8 +10,9 @@ import bisect
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from zray.named_tuples import NamedTuple
 from zray.user_warnings import warn_user
 
 _VALID_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.accelerators import NVIDIA, Family
 from zray.config import Config
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import pack, unpack
 from zray.protocol.records import EnvironmentPart, EnvironmentSpec
 
@@ -15,6 +15,10 @@ REMOVAL = "removal"
 """The kind of part that stands for the removal of what was installed."""
 INSTALLER = b"install"
 """The payload of a process that installs; its order is in a file. Any other payload is a ``WorkerStart``."""
+
+
+_DEFAULTS = vars(Config())
+"""Each worker reads its settings, and few differ from these: so only those that differ are sent."""
 
 
 class WorkerStart(NamedTuple):
@@ -36,7 +40,8 @@ class WorkerStart(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Returns the form in which it travels through the zygote."""
-        return pack(self._replace(config=dataclasses.asdict(self.config)))  # type: ignore[arg-type]
+        changed = {name: value for name, value in vars(self.config).items() if value != _DEFAULTS[name]}
+        return pack(self._replace(config=changed))  # type: ignore[arg-type]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> WorkerStart:

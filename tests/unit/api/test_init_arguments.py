@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 
 import pytest
 
@@ -153,3 +154,11 @@ def test_the_web_interface_is_no_broker() -> None:
 )
 def test_which_address_applies(given: str | None, setting: str, chosen: str) -> None:
     assert chosen_address(given, Config(address=setting)) == chosen
+
+
+def test_a_new_namespace_is_a_random_uuid() -> None:
+    made = {arguments.new_namespace() for _ in range(100)}
+    assert len(made) == 100
+    for each in made:
+        read = uuid.UUID(each)
+        assert (str(read), read.version, read.variant) == (each, 4, uuid.RFC_4122)

@@ -65,6 +65,30 @@ def test_a_worker_is_started_when_none_is_free(broker):
     assert len(broker.take(worker, m.ActorStart)) == 1
 
 
+@pytest.mark.parametrize("idle", [False, True])
+def test_the_class_comes_with_the_start_and_need_not_be_asked_for(broker, idle):
+    driver = broker.driver()
+    host = broker.host(CPU=1)
+    if idle:
+        broker.workers(host)
+    broker.say(driver, m.FunctionPut(FUNCTION, "Actor", b"code"))
+    broker.create(driver)
+    if not idle:
+        broker.workers(host)
+    worker = broker.core.actors.actors[ACTOR].worker.worker_id
+    messages = broker.take(worker, m.FunctionBlob, m.ActorStart)
+    assert messages[0] == m.FunctionBlob(FUNCTION, True, "Actor", b"code")
+    assert type(messages[1]) is m.ActorStart
+
+
+def test_a_class_that_is_unknown_is_not_sent(broker):
+    """The worker asks for it, and is told that it is unknown."""
+    stage_worker = Stage(broker).worker
+    assert not broker.take(stage_worker, m.FunctionBlob)
+    broker.say(stage_worker, m.FunctionGet(FUNCTION))
+    assert broker.take(stage_worker, m.FunctionBlob) == [m.FunctionBlob(FUNCTION, False, "", b"")]
+
+
 def dies_before_it_joins(broker, host) -> None:
     """Has the actor's worker die before it has joined."""
     worker = broker.core.actors.actors[ACTOR].worker.worker_id

@@ -289,6 +289,28 @@ def test_an_effect_may_end_the_wait():
     assert stage.story == ["poll"]
 
 
+def test_the_background_thread_does_not_lead_while_others_have_just_done_so(monkeypatch):
+    """Else each worker would begin with a turn of its background thread, beside that of its main thread."""
+    story = []
+    acted = threading.Event()
+
+    def note(what, act):
+        def noted(*arguments):
+            story.append(what)
+            acted.set()
+            act(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(ClientShell, "_lead", note("leads", ClientShell._lead))
+    monkeypatch.setattr(Waiter, "sleep", note("sleeps", Waiter.sleep))
+    monkeypatch.setattr(shell_module, "GRACE_S", 60.0)
+    shell = ClientShell(cast(Any, Core()), cast(Any, Connection([])), lambda effects: [], lambda reason: None)
+    assert acted.wait(60)
+    assert story == ["sleeps"]
+    shell.close([])
+
+
 def test_a_follower_is_promoted_when_the_leader_leaves(stage):
     leader, follower = Waiter(stage.shell), Waiter(stage.shell)
     with stage.shell.lock:

@@ -509,6 +509,33 @@ def test_prepared_decoders_are_the_same():
         assert decode_row(as_arrived(encode_row(example_of(kind))), EVERYTHING) == example_of(kind)
 
 
+def test_decoders_of_questions_are_not_prepared(monkeypatch):
+    generated = []
+    monkeypatch.setattr(rows, "_generate", lambda number: generated.append(TYPES[number]))
+    rows.prepare()
+    asked = {kind for kind in TYPES if kind.__module__ in (questions.__name__, state_questions.__name__)}
+    assert asked and set(generated) == set(TYPES) - asked
+
+
+def test_classes_with_the_same_fields_share_their_test():
+    assert schema.fits_message(messages.BorrowAck) is schema.fits_message(messages.BorrowAck)
+    schema._of_text.cache_clear()
+    for kind in TYPES:
+        schema.fits_message(kind)
+    counts = schema._of_text.cache_info()
+    assert counts.hits > counts.misses / 3
+
+
+def test_an_annotation_is_read_once_in_each_module():
+    schema._hint.cache_clear()
+    schema._hints.cache_clear()
+    for kind in TYPES:
+        assert schema._hints(kind) == get_type_hints(kind)
+    counts = schema._hint.cache_info()
+    assert counts.misses == len({(kind.__module__, text) for kind in TYPES for text in kind.__annotations__.values()})
+    assert counts.hits > 3 * counts.misses
+
+
 HELLO = messages.Hello(messages.PROTOCOL_VERSION, "3.11", "0.1", DRIVER, b"p" * 16, records.JoinInfo(7))
 
 

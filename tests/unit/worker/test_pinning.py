@@ -13,6 +13,7 @@ import pytest
 from zray.system import cpus
 from zray.worker.host import pinning
 from zray.worker.host.pinning import PinningClaim
+from zray.worker.process import cpus as worker_cpus
 from zray.worker.process.cpus import Pinning
 from zray.worker.process.thread_counts import VARIABLES, ThreadCounts
 
@@ -102,6 +103,7 @@ def test_all_threads_but_those_that_are_spared(
     affinities: dict[int, frozenset[int]], parked: list[threading.Thread]
 ) -> None:
     pinning_of_worker = Pinning()
+    pinning_of_worker.apply([])
     parked[1].start()
     pinning_of_worker.apply([0, 2])
     assert affinities[os.getpid()] == affinities[parked[1].native_id or 0] == {2, 9}
@@ -118,6 +120,27 @@ def test_only_a_change_is_applied(affinities: dict[int, frozenset[int]]) -> None
     assert affinities.pop(os.getpid()) == {4}
     pinning_of_worker.apply([1])
     assert not affinities
+
+
+def test_an_actor_without_cpus_looks_for_no_threads(
+    affinities: dict[int, frozenset[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[set[int]] = []
+
+    def look() -> set[int]:
+        looked.append({os.getpid()})
+        return looked[-1]
+
+    monkeypatch.setattr(worker_cpus, "thread_ids", look)
+    actor, task = Pinning(), Pinning()
+    for _ in range(2):
+        actor.apply([], for_life=True)
+    assert not looked and not affinities
+    for _ in range(2):
+        task.apply([])  # the next task may be pinned, and threads that this one starts with it
+    assert len(looked) == 1
+    actor.apply([1], for_life=True)
+    assert len(looked) == 2 and affinities[os.getpid()] == {4}
 
 
 def test_a_thread_that_has_ended_does_no_harm(affinities: dict[int, frozenset[int]], monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ import math
 
 from zray.config import Config
 from zray.local_cluster.settings import Settings
+from zray.protocol.codec import unpack
 from zray.worker.start import WorkerStart
 
 CONFIG = dataclasses.replace(
@@ -20,6 +21,13 @@ def test_a_worker() -> None:
     start = template._replace(worker_id=b"w" * 16, log_secret="secret", spans="/tmp/spans")
     assert WorkerStart.from_bytes(start.to_bytes()) == start
     assert WorkerStart.from_bytes(template.to_bytes()) == template
+
+
+def test_a_worker_is_told_only_the_settings_that_differ() -> None:
+    start = WorkerStart("ipc:///tmp/broker", CONFIG, b"h" * 16, "/tmp/session")
+    assert set(unpack(start.to_bytes())[1]) == {
+        "heartbeat_s", "labels", "resources", "disabled_optimizations", "spill_dir"
+    }  # fmt: skip
 
 
 def test_a_local_cluster() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import PrintedLines
 
 

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from zray.client.core.references import RECONSTRUCTION_FAILED, ReferenceTable
 from zray.client.core.states import INLINE, PENDING, STORED
 from zray.client.core.tasks import Task, TaskTable
 from zray.ids import PUT_INDEX, TASK_ID_BYTES, return_id, task_of
+from zray.named_tuples import NamedTuple
 
 RECORD_BYTES = 1000
 """The size of a record without its arguments, in bytes; measured with CPython 3.11."""

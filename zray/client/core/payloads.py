@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.core.references import is_stored
 from zray.client.core.states import ERROR, INLINE
 from zray.exceptions import SystemFailure
 from zray.failures import aliased, error_text, is_error
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import ProtocolError
 

@@ -35,13 +35,14 @@ its items may not have arrived yet.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.core.payloads import Outcome
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR, HANDLE, INLINE
 from zray.failures import alias_of
 from zray.ids import TASK_ID_BYTES, put_id, return_id, task_of
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import StreamCredit
 
 FIRST_ITEM = 2

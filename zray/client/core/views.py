@@ -15,11 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from zray.client.core.states import DEAD, LIVE, SENT, VIEW
 from zray.client.core.tasks import Task
 from zray.client.core.windows import Windows
+from zray.named_tuples import NamedTuple
 from zray.protocol.messages import ActorCall, ActorCancel, ActorCreate
 from zray.protocol.records import ActorSpec
 

@@ -20,11 +20,12 @@ import logging
 import socket as sockets
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 from zmq.utils import z85
 
+from zray.named_tuples import NamedTuple
 from zray.transport.security.keys import AllowedKey, ServerCredentials
 from zray.transport.security.monitor import Monitor, receive_waiting
 

@@ -25,12 +25,12 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
 
 from zray.exceptions import ConfigError
+from zray.named_tuples import NamedTuple
 from zray.transport.security.private_files import PrivateDirectory, private_directory
 
 log = logging.getLogger(__name__)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from dask.callbacks import Callback
 
 import zray
+from zray.named_tuples import NamedTuple
 
 
 class RayCallback(NamedTuple):

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from zray.api.addresses import own_form
 from zray.api.placement_groups import scheduling_state
@@ -19,6 +19,7 @@ from zray.bundles import group_of
 from zray.client import session as sessions
 from zray.client.observer import ask_broker
 from zray.exceptions import ClusterUnavailableError
+from zray.named_tuples import NamedTuple
 from zray.protocol import state_questions as q
 from zray.protocol.codec import unpack, unpack_messages
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery, HostList, HostsQuery

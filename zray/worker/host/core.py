@@ -6,12 +6,13 @@ Forking and killing are effects.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.exceptions import NATIVE_HINT
 from zray.ids import owner_of
 from zray.logs.digest import LAST_OUTPUT
 from zray.logs.line import DEBUG, ERROR, INFO, WARNING, LogLine
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import (

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import EnvironmentPart, EnvironmentSpec
 
 UNUSED_S = 600.0

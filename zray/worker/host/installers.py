@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from zray.logs.display import escape_controls
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import EnvironmentPart
 from zray.system.processes import describe_exit, kill_process, process_start_time
 from zray.worker.host.installations import Install, InstallEffect, Uninstall

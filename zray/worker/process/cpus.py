@@ -13,16 +13,23 @@ from zray.system.streams import say
 
 
 class Pinning:
-    """Make one before any code of the user runs, in the main thread of a process that has not been pinned."""
+    """Apply one before any code of the user runs, in the main thread of a process that has not been pinned."""
 
     def __init__(self) -> None:
-        self._cpus = usable_cpus()
-        self._spared = thread_ids() - {os.getpid()}  # the main thread has the identifier of the process
+        self._cpus: list[int] = []  # of the host; empty until the first work that may be pinned
+        self._spared: set[int] = set()  # zray's threads
         self._positions: list[int] = []  # those that are pinned to
         self._has_failed = False
 
-    def apply(self, positions: list[int]) -> None:
-        """Pins to CPUs, given by their positions among those of the host; empty: to all of these."""
+    def apply(self, positions: list[int], for_life: bool = False) -> None:
+        """Pins to CPUs, given by their positions among those of the host; empty: to all of these.
+
+        ``for_life``: an actor's, which stay the same. If they are none, nothing will be pinned, and zray's threads are
+        not looked for: that takes 0.1 ms, in the start of each actor.
+        """
+        if not self._cpus and not (for_life and not positions):
+            self._cpus = usable_cpus()
+            self._spared = thread_ids() - {os.getpid()}  # the main thread has the identifier of the process
         if positions == self._positions:
             return
         self._positions = positions

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from types import GeneratorType
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.context import TaskContext
 from zray.client.core.assignments import CALL, CONSTRUCTOR, Assignment
@@ -20,6 +20,7 @@ from zray.client.session import Session
 from zray.exceptions import DeserializationError, ModuleMissingError, ObjectLostError, ObjectStoreFullError, has_type
 from zray.failures import alias_of
 from zray.ids import TASK_ID_BYTES, return_id
+from zray.named_tuples import NamedTuple
 from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError

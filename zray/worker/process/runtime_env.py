@@ -14,9 +14,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from zray.named_tuples import NamedTuple
 from zray.protocol.records import JobSettings
 from zray.serialization import load_callable
 from zray.system.interpreter import NEEDED, PATH_VARIABLE, places_of

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray import version
 from zray.client.core.assignments import Assignment
@@ -28,6 +28,7 @@ from zray.client.session import Session
 from zray.config import WARM_UP, Config
 from zray.ids import TASK_ID_BYTES
 from zray.memory.optimizations import left_out
+from zray.named_tuples import NamedTuple
 from zray.protocol.codec import pack, pack_handshake, read_frame, shape_key, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import (

@@ -274,7 +274,7 @@ class Worker:
         job = self._execution.job
         has_new_job = job is not None and self._environment.apply_job(job, self.session)
         if self._pinning is not None:
-            self._pinning.apply(self._execution.cpus)
+            self._pinning.apply(self._execution.cpus, for_life=task.kind != TASK)
         self._environment.apply_task(task)
         if has_new_job:
             self._environment.call_hook()

@@ -12,9 +12,11 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
+
+from zray.named_tuples import NamedTuple
 
 MAX_PAYLOAD_BYTES = 16 * 1024
 MAX_FDS = 8
