@@ -143,21 +143,30 @@ class SimWorker(SimProcess):
             self.core.execution.constructed(task, b"")
             return
         if lost:
-            program = self._after_arguments([object_id for object_id, _ in lost], program)
+            program = self._after_arguments([object_id for object_id, _ in lost], nested, program)
         self.programs[task.task_id] = task, program
         self.skipping[task.task_id] = 0
         self.run(program, lambda result, failed: self._end(task, result, failed))
 
-    def _after_arguments(self, lost: list[bytes], program: Program) -> Program:
-        """Runs a program once its lost arguments have been made again."""
+    def _after_arguments(self, lost: list[bytes], nested: list[bytes], program: Program) -> Program:
+        """Runs a program once its lost arguments have been made again. ``nested``: the references that it holds."""
         self.block()
-        values = yield Get(lost)
+        try:
+            values = yield Get(lost)
+        except GeneratorExit:  # cancelled
+            self.unblock()
+            self._drop_all([*lost, *nested])
+            raise
         self.unblock()
-        for object_id in [*lost, *(inner for value in values for inner in value or ())]:
-            self.drop(object_id)
+        self._drop_all([*lost, *(inner for value in values for inner in value or ())])
         if None in values:
+            self._drop_all(nested)  # the program has not begun
             raise RuntimeError("an argument is an error")
         return (yield from program)
+
+    def _drop_all(self, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            self.drop(object_id)
 
     def _store(self, task_id: bytes, index: int, data: bytes, inner: tuple[bytes, ...]) -> Return:
         object_id = return_id(task_id, index)
