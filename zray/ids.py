@@ -64,6 +64,11 @@ def put_id(task_id: bytes) -> bytes:
     return task_id + PUT_INDEX
 
 
+def was_put(object_id: bytes) -> bool:
+    """Whether an object was put, by the program or as the arguments of a call."""
+    return object_id[TASK_ID_BYTES:] == PUT_INDEX
+
+
 def owner_of(identifier: bytes) -> bytes:
     """The process that owns the task or object ``identifier``, or created the actor of that identifier."""
     return identifier[:PROCESS_ID_BYTES]

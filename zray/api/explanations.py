@@ -17,7 +17,7 @@ from zray.client.explain import PATIENCE_S, Inquiry
 from zray.client.session import Session
 from zray.exceptions import GetTimeoutError
 from zray.failures import aliased, error_name, show_error
-from zray.ids import PUT_INDEX, TASK_ID_BYTES, owner_of, task_of
+from zray.ids import TASK_ID_BYTES, owner_of, task_of, was_put
 from zray.object_ref import ObjectRef
 from zray.protocol import questions as q
 from zray.protocol import state_questions as sq
@@ -135,7 +135,7 @@ class _Examination:
         self._entry = entry
         with session.shell.lock:
             self._rows = records.attempts_of(self._core.tasks, self._core.exported, self._task_id)
-        self._is_put = object_id[TASK_ID_BYTES:] == PUT_INDEX
+        self._is_put = was_put(object_id)
         self._is_own = self._core.references.owns(object_id)
 
     def result(self) -> Explanation:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from zray.client.core.references import RECONSTRUCTION_FAILED, ReferenceTable
 from zray.client.core.states import INLINE, PENDING, STORED
 from zray.client.core.tasks import Task, TaskTable
-from zray.ids import PUT_INDEX, TASK_ID_BYTES, return_id, task_of
+from zray.ids import TASK_ID_BYTES, return_id, task_of, was_put
 from zray.named_tuples import NamedTuple
 
 RECORD_BYTES = 1000
@@ -370,8 +370,3 @@ class Lineage:
             assert known or task_id in self.rerun, "a record of values that are gone"
         assert self.n_bytes == sum(record.n_bytes for record in self.records.values()), "bytes of records"
         assert self.rerun <= self._tasks.tasks.keys(), "a task that does not run again"
-
-
-def was_put(object_id: bytes) -> bool:
-    """Whether an object was put, by the program or as the arguments of a call."""
-    return object_id[TASK_ID_BYTES:] == PUT_INDEX

@@ -13,7 +13,7 @@ from typing import Any
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ReferenceTable, is_stored
 from zray.client.core.states import HANDLE, PENDING
-from zray.ids import PUT_INDEX, TASK_ID_BYTES, owner_of
+from zray.ids import owner_of, was_put
 from zray.protocol.messages import LocationsAsked, LocationsTold, ProtocolError
 from zray.protocol.records import ObjectLocation
 
@@ -63,8 +63,8 @@ class ObjectPlaces:
         if is_stored(entry.status, entry.data):
             holders = dict.fromkeys((entry.host, *self._locations.complete(object_id)))
             return ObjectLocation(object_id, [host for host in holders if host], entry.size)
-        was_put = object_id[TASK_ID_BYTES:] == PUT_INDEX
-        return ObjectLocation(object_id, [self.home] if was_put and self.home else [], len(entry.data))
+        here = [self.home] if self.home and was_put(object_id) else []
+        return ObjectLocation(object_id, here, len(entry.data))
 
     def ask(self, object_ids: Iterable[bytes], on_answer: OnAnswer) -> int:
         """Asks where objects are. ``on_answer`` is called once, maybe at once. Returns the number of the question."""

@@ -24,7 +24,7 @@ from zray.client.core.tasks import (
     name_in,
 )
 from zray.failures import NOT_RUN
-from zray.ids import PUT_INDEX, TASK_ID_BYTES, task_of
+from zray.ids import task_of, was_put
 from zray.protocol.codec import unpack
 from zray.protocol.state_questions import ObjectRow, TaskRow
 
@@ -142,7 +142,7 @@ def _objects(entries: Iterable[tuple[bytes, Entry]], tasks: TaskTable) -> Iterab
             size = len(entry.data)
         if task is not None:
             status = _stage(task, "SUBMITTED_TO_WORKER")
-        elif entry.status is ERROR and object_id[TASK_ID_BYTES:] != PUT_INDEX:
+        elif entry.status is ERROR and not was_put(object_id):
             status = "FAILED"
         else:
             status = "NIL" if entry.status is PENDING else "FINISHED"
