@@ -511,10 +511,15 @@ class ReferenceTable:
             return False
         entry.waiters = [waiter] if entry.waiters is None else with_waiter(entry.waiters, waiter)
         if not entry.requested and not self.owns(object_id):
-            entry.requested = True
-            self.watch_once(owner_of(object_id))
-            self._peers(owner_of(object_id), ObjectRequest(object_id, b""))
+            self._ask(object_id, entry, b"")
         return True
+
+    def _ask(self, object_id: bytes, entry: Entry, missing: bytes) -> None:
+        """Asks the owner of a borrowed object for its value."""
+        entry.requested = True
+        owner = owner_of(object_id)
+        self.watch_once(owner)
+        self._peers(owner, ObjectRequest(object_id, missing))
 
     def _is_lost(self, object_id: bytes, entry: Entry) -> bool:
         """Whether a stored value of this process was lost with its host, and has no value until it is made again."""
@@ -540,9 +545,7 @@ class ReferenceTable:
         if entry.status is STORED:
             self.lose(object_id)
         if entry.status is PENDING and not entry.requested:
-            entry.requested = True
-            self.watch_once(owner_of(object_id))
-            self._peers(owner_of(object_id), ObjectRequest(object_id, missing))
+            self._ask(object_id, entry, missing)
 
     def has_value(self, object_id: bytes) -> bool:
         """Whether the outcome of an object is known here, and is not an error."""
