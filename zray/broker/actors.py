@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from zray.broker.grants import Grants
+from zray.broker.journal_records import KeptActor
 from zray.broker.lines import Lines
 from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
@@ -45,8 +46,11 @@ MAX_DEATH_REASONS = 20_000
 """The number of dead actors whose reason of death the broker keeps."""
 
 
-class ActorEvents(Protocol):
-    """What ``Actors`` reports about actors, for the log and the drivers."""
+class ActorEvents:
+    """What ``Actors`` reports about actors: for the log, the drivers and the journal. Here it is ignored."""
+
+    def actor_created(self, actor: Actor) -> None:
+        """An actor was announced, with the arguments of its constructor."""
 
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
         """The constructor of an actor has returned."""
@@ -129,6 +133,7 @@ class Actors:
         if message.ready:
             actor.payload = message.payload
             actor.near = message.near
+            self._events.actor_created(actor)
             self._wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:
@@ -173,6 +178,29 @@ class Actors:
     def live_names(self) -> list[tuple[str, str]]:
         """The namespace and name of each named actor that is alive."""
         return [key for key, actor_id in self.names.items() if actor_id in self.actors]
+
+    def restore(self, kept: KeptActor) -> Actor:
+        """Makes the record of a detached actor of an earlier run of the broker. ``start_again`` is to follow."""
+        actor = self.actors[kept.actor_id] = Actor(kept.actor_id)
+        actor.creator, actor.job_id, actor.function_id = kept.creator, kept.job_id, kept.function_id
+        actor.spec, actor.payload, actor.depth = kept.spec, kept.payload, kept.depth
+        actor.placement, actor.running = read_shape(kept.spec.placement), read_shape(kept.spec.running)
+        actor.incarnation, actor.restarts_left = kept.incarnation, kept.restarts_left
+        actor.constructed = kept.constructed
+        self._by_creator.setdefault(kept.creator, {})[kept.actor_id] = None
+        if kept.spec.name:
+            self.names[kept.spec.namespace, kept.spec.name] = kept.actor_id
+        return actor
+
+    def start_again(self, actor: Actor, why: str) -> None:
+        """Starts an actor of an earlier run, whose process is gone. ``why``: the reason of that process's end.
+
+        If its constructor had not returned, this is its first start still. Else it costs a restart.
+        """
+        if actor.constructed:
+            self._restart(actor, why, told=False)
+        else:
+            self._wait_for_place(actor)
 
     # ------------------------------------------------------------------ calls
 
@@ -309,15 +337,19 @@ class Actors:
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
             self._wait_for_place(actor)
             return
+        self._restart(actor, message, told, error)
+
+    def _restart(self, actor: Actor, message: str, told: bool, error: bytes = b"") -> None:
+        """An incarnation has died: restarts the actor, or ends it."""
         message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
             self.end(actor, message, error, keeps_name=True)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
-        self._events.actor_restarts(actor, message, told)
         actor.enter(RESTARTING)
         actor.incarnation += 1
+        self._events.actor_restarts(actor, message, told)
         actor.queue.clear()  # the callers send these calls again, in order, when they learn of the restart
         for subscriber in actor.subscribers:
             state = ActorState(actor.actor_id, actor.incarnation, RESTARTING, actor.last_seq.get(subscriber, 0),

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zray.broker.actors import ActorEvents
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import describe_host
 from zray.broker.states import RETIRED
@@ -25,7 +26,7 @@ AGAIN, NOT_AGAIN = "tried again", "not to be tried again"
 """What happens to the tasks of a host that is lost."""
 
 
-class Notices:
+class Notices(ActorEvents):
     """Writes the lines. ``perform(effect)`` logs one; ``clock()``: the time of the present event, in seconds.
 
     ``_restarts`` sums up restarts of actors, by job: many may die at once. ``_failed_starts``: how many workers in a

@@ -34,7 +34,7 @@ SIZES = {
     "group_id": GROUP_ID_BYTES,
 }
 """The size of an identifier in bytes, by the name of its field; for a list, the size of each identifier."""
-LIMITLESS = frozenset({"max_restarts"})
+LIMITLESS = frozenset({"max_restarts", "restarts_left"})
 """Integer fields that may also be -1, which means no limit."""
 
 
