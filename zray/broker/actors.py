@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +38,7 @@ from zray.protocol.messages import (
     Result,
 )
 from zray.protocol.records import ActorSpec
+from zray.repeated_deaths import RepeatedDeaths
 
 MAX_FAILED_STARTS = 3
 """The number of workers in a row that may end before they could take an actor.
@@ -80,8 +83,11 @@ class Actors:
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
         events: ActorEvents,
+        clock: Callable[[], float],
     ) -> None:
         self._events = events
+        self._clock = clock
+        self._pausing: list[tuple[float, bytes, int]] = []  # a heap: until when, the actor, its incarnation
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
@@ -326,29 +332,40 @@ class Actors:
         elif worker is not None:
             self._workers.kill(worker, f"{actor.label} was killed by `ray.kill`")
 
-    def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool, error: bytes = b"") -> None:
+    def worker_died(
+        self, actor: Actor, message: str, never_joined: bool, told: bool, by_itself: bool, error: bytes = b""
+    ) -> None:
         """The worker of an actor is dead: restarts the actor or ends it.
 
         ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already;
-        ``error``: what its calls raise if it is not restarted, default: ActorDiedError.
+        ``by_itself``: nobody has killed it, and its host lives; ``error``: what its calls raise if it is not restarted,
+        default: ActorDiedError.
         """
         actor.leave_worker()
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
             self._wait_for_place(actor)
             return
-        self._restart(actor, message, told, error)
+        pause_s = 0.0
+        if by_itself:
+            actor.deaths = actor.deaths or RepeatedDeaths()
+            pause_s = actor.deaths.add(message, self._clock())
+        self._restart(actor, message, told, error, pause_s)
 
-    def _restart(self, actor: Actor, message: str, told: bool, error: bytes = b"") -> None:
-        """An incarnation has died: restarts the actor, or ends it."""
+    def _restart(self, actor: Actor, message: str, told: bool, error: bytes = b"", pause_s: float = 0.0) -> None:
+        """An incarnation has died: restarts the actor after a pause, or ends it."""
         message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
-        if actor.restarts_left == 0 or actor.released:
+        hopeless = actor.deaths is not None and actor.deaths.are_too_many
+        if actor.restarts_left == 0 or actor.released or hopeless:
+            if actor.deaths is not None and hopeless:
+                message = f"{message}\n{actor.deaths.history()}"
             self.end(actor, message, error, keeps_name=True)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
         actor.enter(RESTARTING)
         actor.incarnation += 1
+        actor.paused_until = self._clock() + pause_s
         self._events.actor_restarts(actor, message, told)
         actor.queue.clear()  # the callers send these calls again, in order, when they learn of the restart
         for subscriber in actor.subscribers:
@@ -356,7 +373,26 @@ class Actors:
                                message, b"")  # fmt: skip
             self._send(subscriber, state)
         actor.last_seq.clear()
-        self._wait_for_place(actor)
+        if pause_s:
+            heapq.heappush(self._pausing, (actor.paused_until, actor.actor_id, actor.incarnation))
+        else:
+            self._wait_for_place(actor)
+
+    def pause_s(self, actor: Actor) -> float:
+        """In how many seconds an actor that has no worker is started again; 0 if it only waits for a place."""
+        return max(0.0, actor.paused_until - self._clock())
+
+    def due_s(self, now: float) -> float:
+        """In how many seconds the next pause is over; infinite if no actor pauses."""
+        return max(0.0, self._pausing[0][0] - now) if self._pausing else math.inf
+
+    def look(self, now: float) -> None:
+        """Starts the actors whose pause is over."""
+        while self._pausing and self._pausing[0][0] <= now:
+            _, actor_id, incarnation = heapq.heappop(self._pausing)
+            actor = self.actors.get(actor_id)
+            if actor is not None and actor.incarnation == incarnation:
+                self._wait_for_place(actor)
 
     def _wait_for_place(self, actor: Actor) -> None:
         group = actor.placement.group

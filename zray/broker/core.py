@@ -102,7 +102,7 @@ class BrokerCore:
         # What users make, and what each of it needs.
         self.ledger = ledger = Ledger(self.jobs, self.functions, workers.environments, perform)
         told = ToldToAll([self.notices, self.history, ledger] if has_journal else [self.notices, self.history])
-        self.actors = Actors(lines, grants, workers, send, self.jobs, self.processes, told)
+        self.actors = Actors(lines, grants, workers, send, self.jobs, self.processes, told, clock)
         self.groups = PlacementGroups(
             places, grants, lines, workers, self.actors, send, self.jobs, self.processes, clock
         )
@@ -229,13 +229,14 @@ class BrokerCore:
 
     def due_s(self, now: float) -> float:
         """In how many seconds ``schedule`` must run even if no message arrives; infinite if it need not."""
-        return min(self.grants.lent.due_s(now), self.time_limits.due_s(now))
+        return min(self.grants.lent.due_s(now), self.time_limits.due_s(now), self.actors.due_s(now))
 
     @event
     def schedule(self, now: float) -> None:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.time_limits.look(now)
+        self.actors.look(now)
         self.scheduler.run(now)
         self.leases.recall()
         if self.lines.refused:
@@ -462,7 +463,7 @@ class BrokerCore:
         ``culprit``: the task that it had started last (may be empty); None: unknown, so it may be any of its tasks.
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
-        never_joined = worker.never_joined
+        never_joined, retiring = worker.never_joined, worker.retiring
         if self.environments.blames(worker, kind):
             self.environments.failed(worker, message)
             if actor is not None:  # the worker did not work for its job yet
@@ -482,7 +483,9 @@ class BrokerCore:
         self.leases.worker_gone(worker, kind, message, culprit, stop)
         if actor is not None:
             error = encode_failure(OUT_OF_MEMORY, message) if kind == OUT_OF_MEMORY else b""
-            self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError", error=error)
+            host_died = kind == "NodeDiedError"
+            by_itself = not (host_died or retiring)
+            self.actors.worker_died(actor, message, never_joined, host_died, by_itself, error)
         self._fence(worker.worker_id, message)
         if job is not None:
             self._close_job_if_over(job)

@@ -169,7 +169,9 @@ class Notices(ActorEvents):
             digest = self._restarts[actor.job_id] = Digest("actors died and are restarted")
         n_left = actor.restarts_left
         left = f", {n_left} {'restart is' if n_left == 1 else 'restarts are'} left" if n_left >= 0 else ""
-        if notice := digest.add(self._clock(), actor.label, f"{in_a_line(message)}; it is restarted{left}"):
+        pause_s = actor.paused_until - self._clock()
+        when = f" in {pause_s:g} s" if pause_s > 0 else ""
+        if notice := digest.add(self._clock(), actor.label, f"{in_a_line(message)}; it is restarted{when}{left}"):
             self._tell(actor.job_id, notice)
 
 

@@ -12,6 +12,7 @@ from zray.broker.states import ACTOR, PENDING_CREATION, STARTING, WORKER
 from zray.named_tuples import NamedTuple
 from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
+from zray.repeated_deaths import RepeatedDeaths
 
 LENT_FOR_S = 0.1
 """How long lent CPUs are kept for deeper tasks, see ``zray.broker.lent``. (Ray's worker cap waits 1, 2, 4, ... s.)"""
@@ -312,9 +313,10 @@ class Actor:
     until the actor has been announced: calls may come before that.
     """
 
-    __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "depth", "failed_starts",
-                 "function_id", "incarnation", "job_id", "last_seq", "near", "payload", "place", "placement",
-                 "queue", "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "deaths", "depth",
+                 "failed_starts", "function_id", "incarnation", "job_id", "last_seq", "near", "paused_until", "payload",
+                 "place", "placement", "queue", "released", "restarts_left", "running", "spec", "state", "subscribers",
+                 "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -340,6 +342,8 @@ class Actor:
         self.released = False
         self.death_message = ""
         self.death_error = b""
+        self.deaths: RepeatedDeaths | None = None  # of incarnations that have died by themselves
+        self.paused_until = 0.0  # when it was or will be started again after its latest death
 
     def enter(self, status: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""

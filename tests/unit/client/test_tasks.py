@@ -49,7 +49,9 @@ def failure_of(process: Process, object_id: bytes) -> str:
 def fail(
     process: Process, object_id: bytes, attempt: int, kind: str = "WorkerCrashedError", *, culprit: bool = True
 ) -> None:
-    process.core.receive(BROKER, m.Failed(task_of(object_id), attempt, kind, "it died", culprit), 0.0)
+    """An attempt fails, after it has run for longer than what makes its task pause."""
+    now = 100.0 * (attempt + 1)
+    process.core.receive(BROKER, m.Failed(task_of(object_id), attempt, kind, "it died", culprit), now)
     process.flush()
 
 
