@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -177,6 +178,9 @@ def test_local_mode() -> None:
     zray.init(local_mode=True)
     assert workflow.run(add.bind(add.bind(1, 2), 3), workflow_id="w") == 6
     assert workflow.resume("w") == 6
+    assert zray.get(workflow.run_async(add.bind(1, 2))) == 3
+    with pytest.raises(WorkflowExecutionError, match="TypeError"):
+        zray.get(workflow.run_async(add.bind(1, "x")))
 
 
 def test_under_the_name_ray(sandbox: Sandbox) -> None:
@@ -252,6 +256,8 @@ def test_wrong_arguments(ray: ModuleType) -> None:
         workflow.options(task_id="x")(len)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="PENDING"):
         workflow.list_all("PENDING")
+    with pytest.raises(TypeError, match=r"cannot pickle the graph: .*add.*lock"):
+        workflow.run(add.bind(threading.Lock()))
     assert workflow.list_all() == []
     for call in (workflow.resume, workflow.get_status, workflow.get_output, workflow.cancel, workflow.delete):
         with pytest.raises(WorkflowNotFoundError, match="workflow 'unknown' is not in "):
@@ -567,6 +573,71 @@ def test_the_driver_is_killed_at_each_boundary(ran: Path, moment: int) -> None:
     assert counts(ran) == {name: 2 if name in again else 1 for name in CHAIN}
     assert names_of("w") == ["SUCCESSFUL"]
     assert workflow.get_output("w") == 100_001
+
+
+RANDOM = """
+    import random
+    from zray import workflow
+    from zray.workflow.storage import Storage
+
+    ran, seed, moment = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    rng = random.Random(seed)
+    events = 0
+
+    def event():
+        global events
+        events += 1
+        if events - 1 == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    keep = Storage.keep
+    def changed(*args):
+        event()
+        keep(*args)
+        event()
+    Storage.keep = changed
+
+    @ray.remote
+    def step(number, *values):
+        with open(ran, "a") as file:
+            file.write(f"step_{number}\\n" if number else "step\\n")
+        if number % 3 == 2:
+            return workflow.continuation(total.bind(number, *values))
+        return number + sum(values)
+
+    @ray.remote
+    def total(*values):
+        return sum(values)
+
+    nodes = []
+    for number in range(8):
+        nodes.append(step.bind(number, *rng.sample(nodes, rng.randint(0, min(3, len(nodes))))))
+    ray.init(num_cpus=2)
+    print(workflow.run(total.bind(*nodes), workflow_id="w"))
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_graphs_whose_driver_is_killed_at_random_moments(ran: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    with driver(RANDOM, arguments=[str(ran), str(seed), "-1"]) as process:
+        expected = process.succeed()
+    workflow.delete("w")
+    ran.unlink()
+    finished: set[str] = set()
+    for _ in range(20):
+        before = counts(ran)
+        with driver(RANDOM, arguments=[str(ran), str(seed), str(rng.randint(0, 6))]) as process:
+            ended = process.wait()
+            output = process.out
+        after = counts(ran)
+        assert {name for name in finished if after[name] != before[name]} == set()
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL, process.report()
+        finished = set(workflow.get_metadata("w")["finished_tasks"])
+    assert output == expected
+    assert names_of("w") == ["SUCCESSFUL"]
 
 
 def test_a_step_whose_worker_dies_is_tried_again(ray: ModuleType, ran: Path) -> None:

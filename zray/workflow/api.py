@@ -15,6 +15,7 @@ from typing import Any
 from zray.api.decorator import remote
 from zray.api.objects import wait
 from zray.api.remote_function import RemoteFunction
+from zray.api.runtime import is_local_mode
 from zray.client.session import UnknownReference
 from zray.dag import DAGNode
 from zray.exceptions import ClusterUnavailableError
@@ -268,21 +269,31 @@ class _Promise:
         import asyncio
 
         self._ended = asyncio.Event()
-        self._outcome: tuple[Any, BaseException | None] = (None, None)
+        self._ended_with: tuple[Any, BaseException | None] = (None, None)
 
     async def settle(self, value: Any, error: BaseException | None) -> None:
-        self._outcome = value, error
+        self._ended_with = value, error
         self._ended.set()
 
     async def result(self) -> Any:
         await self._ended.wait()
-        value, error = self._outcome
-        if error is not None:
-            raise error
-        return value
+        return _outcome(*self._ended_with)
+
+
+def _outcome(value: Any, error: BaseException | None) -> Any:
+    if error is not None:
+        raise error
+    return value
 
 
 def _in_thread(claimed: _Claimed) -> ObjectRef[Any]:
+    if is_local_mode():  # where a task runs when it is submitted, and so does a workflow
+        try:
+            value, error = claimed.run(), None
+        except Exception as failure:
+            value, error = None, failure
+        found: ObjectRef[Any] = remote(_outcome).remote(value, error)
+        return found
     try:
         promise = remote(_Promise).options(num_cpus=0).remote()
         output: ObjectRef[Any] = promise.result.remote()

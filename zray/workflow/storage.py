@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -103,8 +104,9 @@ class Storage:
         self._path = os.path.join(self.directory, "workflows.db")
         self._mutex = threading.RLock()  # run_async uses the connection in another thread
         with self._guarded():
-            os.makedirs(os.path.join(self.directory, "locks"), mode=0o700, exist_ok=True)
-            os.makedirs(os.path.join(self.directory, "contents"), mode=0o700, exist_ok=True)
+            for name in ("", "locks", "contents"):
+                os.makedirs(os.path.join(self.directory, name), mode=0o700, exist_ok=True)
+            _make_private(self._path)
             self._db = sqlite3.connect(
                 self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
@@ -373,6 +375,23 @@ def _sum_of(workflow_id: str, step: str, kind: str) -> Any:
 
 def _file_name(workflow_id: str) -> str:
     return xxhash.xxh3_128(workflow_id.encode()).hexdigest()
+
+
+def _make_private(path: str) -> None:
+    """Makes an empty file that only its owner can read, if there is none with this name.
+
+    SQLite's locks are POSIX's: they end when the process closes any descriptor of the file. So the file is closed
+    before it has its name.
+    """
+    if os.path.exists(path):
+        return
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    os.close(fd)
+    try:
+        with contextlib.suppress(FileExistsError):  # another process has made it meanwhile
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
 
 
 def _synchronize(directory: str) -> None:

@@ -55,11 +55,35 @@ def test_arrays_come_back(storage: Storage) -> None:
     assert (storage.load("w", "gaps") == array[:, ::2]).all()
 
 
-def test_the_directory_is_for_its_owner_only(storage: Storage) -> None:
-    keep(storage, large=LARGE)
-    for name in ("locks", "contents"):
-        assert os.stat(os.path.join(storage.directory, name)).st_mode & 0o077 == 0
-    assert files(storage)[0].parent.stat().st_mode & 0o077 == 0
+def test_the_contents_are_for_their_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Storage(str(tmp_path / "new" / "storage")) as opened:
+            opened.create("w", "3.11.0", "{}", opened.pack("w", ROOT, GRAPH, LARGE))
+            lock = opened.lock("w")
+            assert lock is not None
+            lock.release()
+            found = [Path(opened.directory), *Path(opened.directory).rglob("*")]
+            assert len(found) >= 6
+            open_to_others = [path for path in found if path.stat().st_mode & 0o077 and not path.is_file()]
+            assert open_to_others == []
+            private = ("workflows.db", "workflows.db-wal", "workflows.db-shm")
+            assert [name for name in private if Path(opened.directory, name).stat().st_mode & 0o077] == []
+    finally:
+        os.umask(before)
+
+
+def test_a_database_that_another_process_makes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def link_twice(source: str, target: str) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    with Storage(str(tmp_path)) as opened:
+        assert opened.records() == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".new-")] == []
 
 
 def test_a_large_value_is_on_disk_before_the_database_names_it(
