@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_a_crash_at_each_event_runs_only_what_was_not_finished(seed: int, tmp_pa
             stored(opened, node)
             with pytest.raises(Crash):
                 run(opened, HereTasks(random.Random(seed), crashes, runs))
-        with Storage(directory) as opened:
+        with CrashingStorage(directory, Crashes()) as opened:
             finished = {content.step for content in opened.kept("w")} - {ROOT}
             before = Counter(runs)
             assert run(opened, tasks(runs=runs)) == expected
@@ -153,9 +154,15 @@ def test_an_error_counts_before_a_failure_of_the_machine(storage: Storage) -> No
 
 
 def test_a_long_chain_of_continuations_takes_no_stack(storage: Storage) -> None:
-    stored(storage, count_down.bind(1500))
-    assert run(storage, tasks()) == "end"
-    assert run(storage, tasks()) == "end"
+    storage._db.execute("PRAGMA synchronous = OFF")
+    stored(storage, count_down.bind(600))
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(500)
+    try:
+        assert run(storage, tasks()) == "end"
+        assert run(storage, tasks()) == "end"
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_names_stay_the_same_after_a_crash_between_continuations(tmp_path: Path) -> None:

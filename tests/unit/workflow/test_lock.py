@@ -86,26 +86,29 @@ def test_the_lock_of_a_killed_process_is_taken_over(path: str, other: subprocess
     lock.release()
 
 
+FORKS = """
+import os, signal, sys
+from zray.workflow.lock import WorkflowLock, is_locked
+path = sys.argv[1]
+lock = WorkflowLock.take(path)
+pid = os.fork()
+if pid == 0:  # releasing what it inherited, and asking, change nothing for the parent
+    lock.release(remove=True)
+    os._exit(0 if WorkflowLock.take(path) is None and is_locked(path) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.path.exists(path))
+pid = os.fork()
+if pid == 0:
+    signal.pause()
+lock.release()
+print(WorkflowLock.take(path) is not None)  # although the child lives
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+"""
+
+
 def test_a_forked_child_does_not_hold_the_lock(path: str) -> None:
-    lock = WorkflowLock.take(path)
-    assert lock is not None
-    pid = os.fork()
-    if pid == 0:  # releasing what it inherited, and asking, change nothing for the parent
-        lock.release(remove=True)
-        os._exit(0 if WorkflowLock.take(path) is None and is_locked(path) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert os.path.exists(path)
-    pid = os.fork()
-    if pid == 0:
-        signal.pause()
-    try:
-        lock.release()
-        again = WorkflowLock.take(path)
-        assert again is not None
-        again.release()
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    done = subprocess.run([sys.executable, "-c", FORKS, path], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0 True\nTrue\n", "")
 
 
 def test_a_file_that_its_holder_has_removed_is_made_again(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
