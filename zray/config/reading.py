@@ -27,7 +27,9 @@ from zray.named_tuples import NamedTuple
 
 DEFAULT = "default"
 PREFIX = "ZRAY_"
-OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
+OTHER_VARIABLES = frozenset(
+    {"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED", "ZRAY_WORKFLOW_DIR"}
+)
 """Variables of zray that are not settings."""
 RAY_VARIABLES = {
     "address": "RAY_ADDRESS",
