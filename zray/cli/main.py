@@ -23,6 +23,7 @@ COMMANDS = {
     "stop": "zray.cli.stop:stop",
     "summary": "zray.cli.state:summary",
     "up": "zray.cli.up:up",
+    "why": "zray.cli.why:why",
 }
 """``module:function`` of every sub-command."""
 

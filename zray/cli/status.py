@@ -17,13 +17,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from zray.api.addresses import own_form
+from zray.cli.cluster import targets
 from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
-from zray.cli.stop import own_roots
 from zray.client.observer import ask_broker
 from zray.config import Config
 from zray.config.reading import from_environment
-from zray.exceptions import ClusterUnavailableError, ZrayError
+from zray.exceptions import ZrayError
 from zray.protocol.questions import (
     Amount,
     ClusterStatus,
@@ -36,9 +35,7 @@ from zray.protocol.questions import (
 )
 from zray.protocol.records import StoreUse
 from zray.scheduling.labels import NODE_ID_LABEL
-from zray.sessions.directories import brokers
 from zray.transport.security.dialer import credentials_for
-from zray.transport.sockets import check_address
 
 MAX_ROWS = 20
 """The most rows of a table, so that all tables fit on one screen."""
@@ -84,11 +81,11 @@ def status(address: str, keys: str | None, insecure: bool, verbose: bool, as_jso
     """
     try:
         config = from_environment(keys=keys)
-        targets = _targets(address or config.address, config)
-        if len(targets) > 1:
-            _list(targets, config, insecure, as_json)
+        found_at = targets(address or config.address, config)
+        if len(found_at) > 1:
+            _list(found_at, config, insecure, as_json)
             return
-        (target,) = targets
+        (target,) = found_at
         found = ask(target, config, insecure)
     except ZrayError as error:
         click.echo(f"Error: {error}", err=True)
@@ -115,31 +112,16 @@ def health_check(
     """
     try:
         config = from_environment(keys=keys)
-        for target in _targets(address or config.address, config):
+        for target in targets(address or config.address, config):
             ask(target, config, insecure)
     except ZrayError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
-def _targets(address: str, config: Config) -> list[str]:
-    """Returns the addresses that may be meant."""
-    if address not in ("", "auto", "local"):
-        address = own_form(address)
-        check_address(address)
-        return [address]
-    found = [broker.address for root in own_roots(config) for broker in brokers(root, local=True)]
-    if not found:
-        raise ClusterUnavailableError(
-            "no cluster of yours runs on this machine, neither a zray-broker nor a program that has called "
-            "zray.init(): start one, or give --address"
-        )
-    return found
-
-
-def _list(targets: Sequence[str], config: Config, insecure: bool, as_json: bool) -> None:
+def _list(found_at: Sequence[str], config: Config, insecure: bool, as_json: bool) -> None:
     rows: list[tuple[str, ClusterStatus | str]] = []
-    for target in targets:
+    for target in found_at:
         try:
             rows.append((target, ask(target, config, insecure)))
         except ZrayError as error:
@@ -190,7 +172,7 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
     Raises ZrayError if it does not answer or refuses.
     """
     credentials = credentials_for(address, "driver", config.keys, insecure)
-    status: ClusterStatus = ask_broker(address, StatusQuery(1), config, credentials)
+    status: ClusterStatus = ask_broker(address, StatusQuery, config, credentials)
     return status
 
 
