@@ -72,9 +72,14 @@ def takes_cluster(function: Callable[..., None]) -> Callable[..., None]:
     def command(address: str, keys: str | None, insecure: bool, timeout_s: float, **options: Any) -> None:
         function(Cluster(address, keys, insecure, timeout_s), **options)
 
+    return cluster_options(command)
+
+
+def cluster_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that name a cluster. It gets the arguments of ``Cluster`` by name."""
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        function = option(function)
+    return function
 
 
 def targets(address: str, config: Config) -> list[str]:

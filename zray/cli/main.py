@@ -17,6 +17,7 @@ COMMANDS = {
     "health-check": "zray.cli.status:health_check",
     "keys": "zray.cli.keys:keys",
     "list": "zray.cli.state:list_records",
+    "logs": "zray.cli.logs:logs",
     "memory": "zray.cli.memory:memory",
     "start": "zray.cli.start:start",
     "status": "zray.cli.status:status",

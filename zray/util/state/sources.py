@@ -23,7 +23,7 @@ from zray.named_tuples import NamedTuple
 from zray.protocol import state_questions as q
 from zray.protocol.codec import unpack, unpack_messages
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery, HostList, HostsQuery
-from zray.protocol.records import HostState
+from zray.protocol.records import HostInfo, HostState
 from zray.scheduling.constraint import IN, NOT_IN, Term, constraint_from_row
 from zray.scheduling.labels import write_selector
 from zray.system.machine import machine_id
@@ -57,6 +57,12 @@ class Found(NamedTuple):
     rows: list[StateSchema]
     missing: str = ""
     forgotten: str = ""
+
+
+def logs_directory(info: HostInfo) -> str:
+    """The directory of a host's log files, on its machine."""
+    session = os.path.dirname(info.fetch)
+    return os.path.join(os.path.dirname(session), "logs", info.session)
 
 
 class Tasks(NamedTuple):
@@ -117,10 +123,7 @@ class Source:
     @staticmethod
     def logs_of(host: HostState) -> str:
         """The directory of a host's log files; empty if the host is on another machine."""
-        if host.info.machine_id != machine_id():
-            return ""
-        session = os.path.dirname(host.info.fetch)
-        return os.path.join(os.path.dirname(session), "logs", host.info.session)
+        return logs_directory(host.info) if host.info.machine_id == machine_id() else ""
 
     # ------------------------------------------------------------------ kinds
 
