@@ -78,13 +78,15 @@ def logs(
     Without a FILE, task, actor, worker or PID it lists them. A FILE is a name from the list, or a pattern such as
     'worker-*.err'. Without a running cluster it shows files of the last sessions that have ended on this machine.
 
-    \b
-    A worker's files have the output of all tasks and actors that it ran. Files of other machines are named, but
-    can only be read there. Older files (".1") are shown if they are named.
+    A worker's files have the output of all tasks and actors that it ran. Files of hosts on other machines can only be
+    read there: a message names the machine and the directory. Older files (".1") are shown if they are named.
 
     \b
-    Exit codes: 0, also after Ctrl-C; 1 if there is no such file, task, actor, worker or host, or if it is on another
-    machine; 2 if no cluster answers or an option cannot be used.
+    Exit codes:
+      0  also after Ctrl-C
+      1  there is no such file, task, actor, worker or host, or it is on
+         another machine
+      2  no cluster answers, or an option cannot be used
     """
     options = {"--task": task, "--actor": actor, "--worker": worker, "--pid": pid, "FILE": files}
     given = [name for name, value in options.items() if value]

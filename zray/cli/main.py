@@ -23,6 +23,7 @@ COMMANDS = {
     "status": "zray.cli.status:status",
     "stop": "zray.cli.stop:stop",
     "summary": "zray.cli.state:summary",
+    "timeline": "zray.cli.timeline:timeline",
     "up": "zray.cli.up:up",
     "why": "zray.cli.why:why",
 }

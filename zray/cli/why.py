@@ -40,7 +40,10 @@ def why(cluster: Cluster, target: str, limit: int, as_json: bool) -> None:
     It asks the owners of tasks, the broker and the workers; zray.explain() in a program says the same of one object.
 
     \b
-    Exit codes: 0; 1 if nothing has the ID or NAME; 2 if no cluster answers or an option cannot be used.
+    Exit codes:
+      0  it has told all, or nothing waits
+      1  nothing has the ID or NAME
+      2  no cluster answers, or an option cannot be used
     """
     with cluster.source() as (observer, source):
         records = Records(source.tasks(cluster.timeout_s), source.groups(cluster.timeout_s))
