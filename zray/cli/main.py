@@ -19,6 +19,7 @@ COMMANDS = {
     "list": "zray.cli.state:list_records",
     "logs": "zray.cli.logs:logs",
     "memory": "zray.cli.memory:memory",
+    "stack": "zray.cli.stack:stack",
     "start": "zray.cli.start:start",
     "status": "zray.cli.status:status",
     "stop": "zray.cli.stop:stop",

@@ -286,7 +286,7 @@ def _running(found: ClusterStatus, on: Console) -> Iterator[str | Text]:
     if not rows:
         return
     names = {host.host_id: f"{host.hostname} {host.host_id.hex()[:8]}" for host in found.hosts}
-    cells = [[_what(row), names.get(row.host_id, "?"), str(row.pid), *_figures(row)] for row in rows[:MAX_ROWS]]
+    cells = [[what_runs(row), names.get(row.host_id, "?"), str(row.pid), *_figures(row)] for row in rows[:MAX_ROWS]]
     header, *lines = table(on, RUNNING_COLUMNS, cells)
     yield header
     for line, row in zip(lines, rows, strict=False):
@@ -296,7 +296,8 @@ def _running(found: ClusterStatus, on: Console) -> Iterator[str | Text]:
     yield from _more(rows)
 
 
-def _what(row: RunningStatus) -> str:
+def what_runs(row: RunningStatus) -> str:
+    """Returns the task, or the actor with its call, for people."""
     if row.what == "task":
         return row.name or "a task"
     return f"{row.actor}: {row.name.rpartition('.')[2]}" if row.name else row.actor
