@@ -12,6 +12,7 @@ from zray.version import VERSION
 
 COMMANDS = {
     "config": "zray.cli.config:config",
+    "doctor": "zray.cli.doctor:doctor",
     "down": "zray.cli.up:down",
     "get": "zray.cli.state:get",
     "health-check": "zray.cli.status:health_check",
