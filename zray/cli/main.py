@@ -26,6 +26,7 @@ COMMANDS = {
     "stop": "zray.cli.stop:stop",
     "summary": "zray.cli.state:summary",
     "timeline": "zray.cli.timeline:timeline",
+    "top": "zray.cli.top:top",
     "up": "zray.cli.up:up",
     "why": "zray.cli.why:why",
 }

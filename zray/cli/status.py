@@ -141,7 +141,7 @@ def _list(found_at: Sequence[str], config: Config, insecure: bool, as_json: bool
 def _in_short(found: ClusterStatus) -> str:
     drivers = ", ".join(str(job.driver_pid) for job in found.jobs if job.driver_pid is not None)
     hosts = f"{len(found.hosts)} host{'s' if len(found.hosts) != 1 else ''}"
-    return f"up {_duration(found.broker.uptime_s)}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
+    return f"up {duration(found.broker.uptime_s)}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
 
 
 def plain_data(found: ClusterStatus) -> dict[str, Any]:
@@ -182,31 +182,31 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
 def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str | Text]:
     """Yields the lines to print for the answer of a broker that was reached at an address."""
     broker = found.broker
-    yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {_duration(broker.uptime_s)}"
+    yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {duration(broker.uptime_s)}"
     if broker.address != reached_at:
         yield f"listens at {broker.address}"
     silent = sum(host.heard_s >= SILENT_S for host in found.hosts)
     heard = f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found.hosts else ""
     yield ""
-    yield _titled("Hosts", f"{len(found.hosts) or 'none'}{heard}", BAD if silent else "")
-    yield from _hosts(found.hosts, on)
+    yield titled("Hosts", f"{len(found.hosts) or 'none'}{heard}", BAD if silent else "")
+    yield from host_lines(found.hosts, on)
     yield ""
-    yield _titled("Jobs", len(found.jobs) or "none")
+    yield titled("Jobs", len(found.jobs) or "none")
     if found.jobs:
         yield from table(on, JOB_COLUMNS, map(_job, found.jobs[:MAX_ROWS]))
         yield from _more(found.jobs)
     yield from _running(found, on)
     actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found.actors.get(state, 0))]
     yield ""
-    yield _titled("Actors", ", ".join(actors) or "none")
+    yield titled("Actors", ", ".join(actors) or "none")
     yield ""
-    yield _titled("Waiting for a place", sum(row.count for row in found.waiting) or "nothing")
+    yield titled("Waiting for a place", sum(row.count for row in found.waiting) or "nothing")
     waiting = sorted(found.waiting, key=lambda row: (row.can_be_placed, -row.count))
     for row in waiting[:MAX_ROWS]:
         yield from wrapped(on, _waits(row), "" if row.can_be_placed else WANTED)
     yield from _more(waiting)
     arguments = found.waiting_for_arguments
-    yield _titled("Waiting for arguments", sum(arguments.values()) or "nothing")
+    yield titled("Waiting for arguments", sum(arguments.values()) or "nothing")
     yield from wrapped(on, ", ".join(f"{count} {name}" for name, count in arguments.items()))
     counts = Counter(broker.refused)
     for host in found.hosts:
@@ -214,16 +214,18 @@ def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str |
     refused = counts.most_common()
     times = sum(count for _, count in refused)
     yield ""
-    yield _titled("Connections refused", "never" if not times else "once" if times == 1 else f"{times} times")
+    yield titled("Connections refused", "never" if not times else "once" if times == 1 else f"{times} times")
     yield from wrapped(on, ", ".join(f"{reason}: {count}" for reason, count in refused))
-    yield _titled("Frames dropped", broker.dropped_frames or "none")
+    yield titled("Frames dropped", broker.dropped_frames or "none")
 
 
-def _titled(title: str, text: object, style: str = "") -> Text:
+def titled(title: str, text: object, style: str = "") -> Text:
+    """Returns the first line of a section."""
     return Text.assemble((f"{title}:", "bold"), " ", (str(text), style))
 
 
-def _hosts(hosts: Sequence[HostStatus], on: Console) -> Iterator[str | Text]:
+def host_lines(hosts: Sequence[HostStatus], on: Console) -> Iterator[str | Text]:
+    """Yields the table of hosts, with the sum of several; nothing if there is none."""
     if not hosts:
         return
     total = _total(hosts)
@@ -282,7 +284,7 @@ def _fill(host: HostStatus) -> str:
 def _running(found: ClusterStatus, on: Console) -> Iterator[str | Text]:
     rows = found.running
     yield ""
-    yield _titled("Running", len(rows) or "nothing")
+    yield titled("Running", len(rows) or "nothing")
     if not rows:
         return
     names = {host.host_id: f"{host.hostname} {host.host_id.hex()[:8]}" for host in found.hosts}
@@ -368,6 +370,11 @@ def _amount(name: str, amount: float) -> str:
     return f"{_number(amount / size, 1)} {unit}"
 
 
+def in_bytes(amount: float) -> str:
+    """Returns an amount of bytes, for people."""
+    return _amount("memory", amount)
+
+
 def _unit(amount: float) -> tuple[str, int]:
     return next(((unit, size) for unit, size in BYTE_UNITS if amount >= size), ("B", 1))
 
@@ -377,7 +384,7 @@ def _number(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns the two largest of days, hours, minutes and seconds."""
     rest = int(seconds)
     parts: list[str] = []
