@@ -319,7 +319,7 @@ class Cluster:
     def _live_nodes(self) -> set[str]:
         if self.address is None:
             raise ClusterUnavailableError("the cluster has no head: add a node")
-        found: HostList = ask_broker(self.address, HostsQuery(1), self._config)
+        found: HostList = ask_broker(self.address, HostsQuery, self._config)
         return {host.host_id.hex() for host in found.hosts}
 
     def list_all_nodes(self) -> list[Node]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from zray.api import situations
 from zray.api.actor import ActorHandle
 from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import is_local_mode, runtime
@@ -13,7 +14,7 @@ from zray.client import session as sessions
 from zray.client.core import records
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, READY, STORED, WAITING
 from zray.client.core.streams import FIRST_ITEM
-from zray.client.explain import PATIENCE_S, Inquiry
+from zray.client.explain import PATIENCE_S, Inquiry, OwnFacts
 from zray.client.session import Session
 from zray.exceptions import GetTimeoutError
 from zray.failures import aliased, error_name, show_error
@@ -128,7 +129,7 @@ class _Examination:
         self._core = session.core
         self._object_id = object_id
         self._task_id = task_of(object_id)
-        self._inquiry = Inquiry(session)
+        self._inquiry = Inquiry(OwnFacts(session))
         entry = self._core.references.entries.get(object_id)
         if entry is None:
             raise TypeError(f"explain(): ObjectRef({object_id.hex()}) belongs to another cluster")
@@ -214,7 +215,7 @@ class _Examination:
         name, actor_id = (row.name, row.actor) if row is not None else ("", b"")
         why = self._inquiry.why(self._object_id, name, actor_id, {})
         if (task is not None and task.missing) or (task is None and row and row.state == "PENDING_ARGS_AVAIL"):
-            return self._about("WAITING FOR ARGUMENTS", why=why, remedy=_of_awaited(why))
+            return self._about(*situations.of_missing_argument(why))
         if task is not None and task.state is READY:
             return self._about(
                 "NOT SENT",
@@ -224,61 +225,10 @@ class _Examination:
         if task is not None and task.state is WAITING:
             return self._about("PAUSED", why=why or "it is tried again after a pause")
         if actor_id:
-            return self._at_actor(self._inquiry.ask(q.ExplainActor, actor_id), why)
-        return self._at_worker(self._inquiry.ask(q.ExplainTask, self._task_id), why)
-
-    def _at_worker(self, found: q.Explanation, why: str) -> Explanation:
-        if found.state == q.QUEUED:
-            return self._about("QUEUED", why=why, remedy=_of_place(found.why))
-        if found.state != q.AT_WORKER:
-            return self._about("UNDER WAY", why=why)
-        where = f"pid {found.pid} on {found.host}"
-        return self._at_process(found, where, why) or self._about(
-            "AT WORKER", where, why=why, remedy="the task before it must end; if that takes long, this one moves on"
-        )
-
-    def _at_actor(self, found: q.Explanation, why: str) -> Explanation:
-        if found.state == q.UNPLACED:
-            return self._about("WAITING FOR ACTOR", why=why, remedy=_of_place(found.why))
-        where = f"pid {found.pid} on {found.host}"
-        if found.state == q.STARTING:
-            return self._about("WAITING FOR ACTOR", where, why=why, remedy="the actor's process must start")
-        if found.state != q.AT_WORKER:
-            return self._about("UNDER WAY", why=why)
-        remedy = "a call that runs must end, or the actor needs more max_concurrency"
-        return self._at_process(found, where, why) or self._about("AT WORKER", where, why=why, remedy=remedy)
-
-    def _at_process(self, found: q.Explanation, where: str, why: str) -> Explanation | None:
-        """The explanation if the worker does not answer, or runs the task; else None."""
-        if found.activity is None:
-            return self._about(
-                "NOT ANSWERING",
-                where,
-                why=why,
-                remedy="the process must go on; cancel(force=True) ends a task, kill() an actor",
-            )
-        runs = next((call for call in found.activity.running if call.task_id == self._task_id), None)
-        if runs is None:
-            return None
-        waits = " and waits for " in why
-        remedy = _of_awaited(why) if waits else "it must end: cancel() or the option timeout_s ends it"
-        return self._about("RUNNING", where, runs.seconds, why if waits else "", remedy)
-
-
-def _of_awaited(why: str) -> str:
-    if why.endswith("this never ends"):
-        return "a deadlock: cancel one of them, and do not let them wait for each other"
-    return "what it waits for must be made"
-
-
-def _of_place(why: str) -> str:
-    if "waits for arguments" in why:
-        return "what it waits for must be made"
-    if "environment" in why:
-        return "the environment must be installed"
-    if "cannot be scheduled" in why:
-        return "a host that has all of this must join, or it must ask for less"
-    return "what holds these resources must end, or hosts must join; the option priority decides who is next"
+            found = self._inquiry.ask(q.ExplainActor, actor_id)
+            return self._about(*situations.of_call(found, self._task_id, why))
+        found = self._inquiry.ask(q.ExplainTask, self._task_id)
+        return self._about(*situations.of_task(found, self._task_id, why))
 
 
 # ------------------------------------------------------------------------------------------------- attempts
@@ -335,28 +285,6 @@ def _of_actor(session: Session, actor_id: bytes, class_name: str) -> Explanation
             "UNKNOWN",
             why="the broker has no record of it: it is being announced, or it ended long ago",
         )
-    what = f"actor {record.class_name.rpartition('.')[2]}{f' {record.name!r}' if record.name else ''}"
-    if record.restarts:
-        what += f" (restarted {record.restarts} time{'s' if record.restarts > 1 else ''})"
-    if record.state == "DEAD":
-        return Explanation(what, "DEAD", why=record.reason, remedy="create a new one; max_restarts restarts actors")
-    found = Inquiry(session).ask(q.ExplainActor, actor_id)
-    where = f"pid {found.pid} on {found.host}" if found.pid else ""
-    if found.state == q.UNPLACED:
-        return Explanation(what, record.state, why=found.why, remedy=_of_place(found.why))
-    if found.state == q.STARTING:
-        return Explanation(what, record.state, where, why="its process starts", remedy="it must start")
-    if found.activity is None:
-        return Explanation(
-            what,
-            record.state,
-            where,
-            why="its process does not answer",
-            remedy="the process must go on; kill() ends it",
-        )
-    running = sorted(found.activity.running, key=lambda call: -call.seconds)
-    if not running:
-        return Explanation(what, record.state, where, why="it runs no call")
-    calls = ", ".join(f"`{call.name}` for {call.seconds:.1f} s" for call in running[:3])
-    more = f" and {len(running) - 3} others" if len(running) > 3 else ""
-    return Explanation(what, record.state, where, running[0].seconds, f"it runs {calls}{more}")
+    what = situations.actor_label(record)
+    found = None if record.state == "DEAD" else Inquiry(OwnFacts(session)).ask(q.ExplainActor, actor_id)
+    return Explanation(what, *situations.of_actor(record, found))

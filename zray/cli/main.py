@@ -12,17 +12,23 @@ from zray.version import VERSION
 
 COMMANDS = {
     "config": "zray.cli.config:config",
+    "doctor": "zray.cli.doctor:doctor",
     "down": "zray.cli.up:down",
     "get": "zray.cli.state:get",
     "health-check": "zray.cli.status:health_check",
     "keys": "zray.cli.keys:keys",
     "list": "zray.cli.state:list_records",
+    "logs": "zray.cli.logs:logs",
     "memory": "zray.cli.memory:memory",
+    "stack": "zray.cli.stack:stack",
     "start": "zray.cli.start:start",
     "status": "zray.cli.status:status",
     "stop": "zray.cli.stop:stop",
     "summary": "zray.cli.state:summary",
+    "timeline": "zray.cli.timeline:timeline",
+    "top": "zray.cli.top:top",
     "up": "zray.cli.up:up",
+    "why": "zray.cli.why:why",
 }
 """``module:function`` of every sub-command."""
 

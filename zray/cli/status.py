@@ -17,13 +17,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from zray.api.addresses import own_form
+from zray.cli.cluster import targets
 from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
-from zray.cli.stop import own_roots
 from zray.client.observer import ask_broker
 from zray.config import Config
 from zray.config.reading import from_environment
-from zray.exceptions import ClusterUnavailableError, ZrayError
+from zray.exceptions import ZrayError
 from zray.protocol.questions import (
     Amount,
     ClusterStatus,
@@ -36,9 +35,7 @@ from zray.protocol.questions import (
 )
 from zray.protocol.records import StoreUse
 from zray.scheduling.labels import NODE_ID_LABEL
-from zray.sessions.directories import brokers
 from zray.transport.security.dialer import credentials_for
-from zray.transport.sockets import check_address
 
 MAX_ROWS = 20
 """The most rows of a table, so that all tables fit on one screen."""
@@ -84,11 +81,11 @@ def status(address: str, keys: str | None, insecure: bool, verbose: bool, as_jso
     """
     try:
         config = from_environment(keys=keys)
-        targets = _targets(address or config.address, config)
-        if len(targets) > 1:
-            _list(targets, config, insecure, as_json)
+        found_at = targets(address or config.address, config)
+        if len(found_at) > 1:
+            _list(found_at, config, insecure, as_json)
             return
-        (target,) = targets
+        (target,) = found_at
         found = ask(target, config, insecure)
     except ZrayError as error:
         click.echo(f"Error: {error}", err=True)
@@ -115,31 +112,16 @@ def health_check(
     """
     try:
         config = from_environment(keys=keys)
-        for target in _targets(address or config.address, config):
+        for target in targets(address or config.address, config):
             ask(target, config, insecure)
     except ZrayError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
-def _targets(address: str, config: Config) -> list[str]:
-    """Returns the addresses that may be meant."""
-    if address not in ("", "auto", "local"):
-        address = own_form(address)
-        check_address(address)
-        return [address]
-    found = [broker.address for root in own_roots(config) for broker in brokers(root, local=True)]
-    if not found:
-        raise ClusterUnavailableError(
-            "no cluster of yours runs on this machine, neither a zray-broker nor a program that has called "
-            "zray.init(): start one, or give --address"
-        )
-    return found
-
-
-def _list(targets: Sequence[str], config: Config, insecure: bool, as_json: bool) -> None:
+def _list(found_at: Sequence[str], config: Config, insecure: bool, as_json: bool) -> None:
     rows: list[tuple[str, ClusterStatus | str]] = []
-    for target in targets:
+    for target in found_at:
         try:
             rows.append((target, ask(target, config, insecure)))
         except ZrayError as error:
@@ -159,7 +141,7 @@ def _list(targets: Sequence[str], config: Config, insecure: bool, as_json: bool)
 def _in_short(found: ClusterStatus) -> str:
     drivers = ", ".join(str(job.driver_pid) for job in found.jobs if job.driver_pid is not None)
     hosts = f"{len(found.hosts)} host{'s' if len(found.hosts) != 1 else ''}"
-    return f"up {_duration(found.broker.uptime_s)}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
+    return f"up {duration(found.broker.uptime_s)}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
 
 
 def plain_data(found: ClusterStatus) -> dict[str, Any]:
@@ -190,7 +172,7 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
     Raises ZrayError if it does not answer or refuses.
     """
     credentials = credentials_for(address, "driver", config.keys, insecure)
-    status: ClusterStatus = ask_broker(address, StatusQuery(1), config, credentials)
+    status: ClusterStatus = ask_broker(address, StatusQuery, config, credentials)
     return status
 
 
@@ -200,31 +182,31 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
 def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str | Text]:
     """Yields the lines to print for the answer of a broker that was reached at an address."""
     broker = found.broker
-    yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {_duration(broker.uptime_s)}"
+    yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {duration(broker.uptime_s)}"
     if broker.address != reached_at:
         yield f"listens at {broker.address}"
     silent = sum(host.heard_s >= SILENT_S for host in found.hosts)
     heard = f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found.hosts else ""
     yield ""
-    yield _titled("Hosts", f"{len(found.hosts) or 'none'}{heard}", BAD if silent else "")
-    yield from _hosts(found.hosts, on)
+    yield titled("Hosts", f"{len(found.hosts) or 'none'}{heard}", BAD if silent else "")
+    yield from host_lines(found.hosts, on)
     yield ""
-    yield _titled("Jobs", len(found.jobs) or "none")
+    yield titled("Jobs", len(found.jobs) or "none")
     if found.jobs:
         yield from table(on, JOB_COLUMNS, map(_job, found.jobs[:MAX_ROWS]))
         yield from _more(found.jobs)
     yield from _running(found, on)
     actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found.actors.get(state, 0))]
     yield ""
-    yield _titled("Actors", ", ".join(actors) or "none")
+    yield titled("Actors", ", ".join(actors) or "none")
     yield ""
-    yield _titled("Waiting for a place", sum(row.count for row in found.waiting) or "nothing")
+    yield titled("Waiting for a place", sum(row.count for row in found.waiting) or "nothing")
     waiting = sorted(found.waiting, key=lambda row: (row.can_be_placed, -row.count))
     for row in waiting[:MAX_ROWS]:
         yield from wrapped(on, _waits(row), "" if row.can_be_placed else WANTED)
     yield from _more(waiting)
     arguments = found.waiting_for_arguments
-    yield _titled("Waiting for arguments", sum(arguments.values()) or "nothing")
+    yield titled("Waiting for arguments", sum(arguments.values()) or "nothing")
     yield from wrapped(on, ", ".join(f"{count} {name}" for name, count in arguments.items()))
     counts = Counter(broker.refused)
     for host in found.hosts:
@@ -232,16 +214,18 @@ def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str |
     refused = counts.most_common()
     times = sum(count for _, count in refused)
     yield ""
-    yield _titled("Connections refused", "never" if not times else "once" if times == 1 else f"{times} times")
+    yield titled("Connections refused", "never" if not times else "once" if times == 1 else f"{times} times")
     yield from wrapped(on, ", ".join(f"{reason}: {count}" for reason, count in refused))
-    yield _titled("Frames dropped", broker.dropped_frames or "none")
+    yield titled("Frames dropped", broker.dropped_frames or "none")
 
 
-def _titled(title: str, text: object, style: str = "") -> Text:
+def titled(title: str, text: object, style: str = "") -> Text:
+    """Returns the first line of a section."""
     return Text.assemble((f"{title}:", "bold"), " ", (str(text), style))
 
 
-def _hosts(hosts: Sequence[HostStatus], on: Console) -> Iterator[str | Text]:
+def host_lines(hosts: Sequence[HostStatus], on: Console) -> Iterator[str | Text]:
+    """Yields the table of hosts, with the sum of several; nothing if there is none."""
     if not hosts:
         return
     total = _total(hosts)
@@ -300,11 +284,11 @@ def _fill(host: HostStatus) -> str:
 def _running(found: ClusterStatus, on: Console) -> Iterator[str | Text]:
     rows = found.running
     yield ""
-    yield _titled("Running", len(rows) or "nothing")
+    yield titled("Running", len(rows) or "nothing")
     if not rows:
         return
     names = {host.host_id: f"{host.hostname} {host.host_id.hex()[:8]}" for host in found.hosts}
-    cells = [[_what(row), names.get(row.host_id, "?"), str(row.pid), *_figures(row)] for row in rows[:MAX_ROWS]]
+    cells = [[what_runs(row), names.get(row.host_id, "?"), str(row.pid), *_figures(row)] for row in rows[:MAX_ROWS]]
     header, *lines = table(on, RUNNING_COLUMNS, cells)
     yield header
     for line, row in zip(lines, rows, strict=False):
@@ -314,7 +298,8 @@ def _running(found: ClusterStatus, on: Console) -> Iterator[str | Text]:
     yield from _more(rows)
 
 
-def _what(row: RunningStatus) -> str:
+def what_runs(row: RunningStatus) -> str:
+    """Returns the task, or the actor with its call, for people."""
     if row.what == "task":
         return row.name or "a task"
     return f"{row.actor}: {row.name.rpartition('.')[2]}" if row.name else row.actor
@@ -385,6 +370,11 @@ def _amount(name: str, amount: float) -> str:
     return f"{_number(amount / size, 1)} {unit}"
 
 
+def in_bytes(amount: float) -> str:
+    """Returns an amount of bytes, for people."""
+    return _amount("memory", amount)
+
+
 def _unit(amount: float) -> tuple[str, int]:
     return next(((unit, size) for unit, size in BYTE_UNITS if amount >= size), ("B", 1))
 
@@ -394,7 +384,7 @@ def _number(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns the two largest of days, hours, minutes and seconds."""
     rest = int(seconds)
     parts: list[str] = []

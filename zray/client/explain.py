@@ -16,6 +16,7 @@ from zray.client.core.states import LIVE, PENDING, READY, WAITING
 from zray.client.core.tasks import Task
 from zray.exceptions import ClusterUnavailableError
 from zray.ids import task_of
+from zray.named_tuples import NamedTuple
 from zray.protocol.questions import AT_WORKER, QUEUED, STARTING, UNPLACED, ExplainActor, ExplainTask, Explanation
 from zray.protocol.records import Activity
 
@@ -47,7 +48,7 @@ def explain(session: Asker, object_ids: Iterable[bytes]) -> str:
 
     Takes milliseconds. Takes ``PATIENCE_S`` if a process does not answer.
     """
-    inquiry = Inquiry(session)
+    inquiry = Inquiry(OwnFacts(session))
     texts: dict[str, None] = {}
     for object_id in itertools.islice(object_ids, MAX_LOOKED_AT):
         if inquiry.is_over:
@@ -62,12 +63,72 @@ def explain(session: Asker, object_ids: Iterable[bytes]) -> str:
     return "; ".join(texts)
 
 
-class Inquiry:
-    """Questions about what is missing. Each is asked once: all sentences are about the same moment."""
+class Known(NamedTuple):
+    """What the owner of a task knows of it.
+
+    ``called``: the task, for people; ``actor_id``: empty for a task that is no call; ``argument``: the first argument
+    that is not there yet, or empty; ``unsent``: why it is not sent, or empty.
+    """
+
+    called: str
+    actor_id: bytes
+    argument: bytes
+    unsent: str
+
+
+class Facts(Protocol):
+    """Where an inquiry gets its facts from."""
+
+    def known(self, task_id: bytes) -> Known | None:
+        """What the owner knows of a task; None if the owner cannot be asked, or does not know it any more."""
+
+    def answer(self, question: Callable[[int], ExplainTask | ExplainActor], timeout_s: float) -> Explanation | None:
+        """The broker's answer; None if there is none in time."""
+
+
+class OwnFacts:
+    """Facts for a process about the tasks that it owns."""
 
     def __init__(self, session: Asker) -> None:
         self._session = session
-        self._deadline = time.monotonic() + PATIENCE_S
+
+    def known(self, task_id: bytes) -> Known | None:
+        core = self._session.core
+        with self._session.shell.lock:
+            task = core.tasks.tasks.get(task_id)
+            if task is None:
+                return None
+            called, unsent = _called(task), ""
+            argument = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")
+            view = core.actors.views.get(task.route.actor_id)
+            if task.state is WAITING and not task.missing:
+                unsent = f"{called} {core.tasks.pauses.why(task_id)}, and is tried again after a pause"
+            if task.state is READY and view is not None and view.state is LIVE:
+                unsent = f"{called} has not been sent: {view.pending_calls:,} calls of this process are pending"
+            return Known(called, task.route.actor_id, argument, unsent)
+
+    def _is_here(self, object_id: bytes) -> bool:
+        entry = self._session.core.references.entries.get(object_id)
+        return entry is None or entry.status is not PENDING
+
+    def answer(self, question: Callable[[int], ExplainTask | ExplainActor], timeout_s: float) -> Explanation | None:
+        session = self._session
+        try:
+            answer = session.ask(lambda on_answer: session.core.query(question, on_answer), timeout_s)
+        except ClusterUnavailableError:
+            return None
+        return answer if isinstance(answer, Explanation) else None
+
+
+class Inquiry:
+    """Questions about what is missing. Each is asked once: all sentences are about the same moment.
+
+    ``patience_s``: the time for all questions together, in seconds.
+    """
+
+    def __init__(self, facts: Facts, patience_s: float = PATIENCE_S) -> None:
+        self._facts = facts
+        self._deadline = time.monotonic() + patience_s
         self._answers: dict[tuple[type, bytes], Explanation] = {}
 
     @property
@@ -79,39 +140,21 @@ class Inquiry:
         """The broker's answer about a task or actor; ``UNANSWERED`` if there is none in time."""
         answer = self._answers.get((kind, identifier))
         if answer is None:
-            answer = self._answers[kind, identifier] = self._ask(lambda request: kind(request, identifier))
+            left_s = self._deadline - time.monotonic()
+            found = self._facts.answer(lambda request: kind(request, identifier), left_s) if left_s > 0 else None
+            answer = self._answers[kind, identifier] = UNANSWERED if found is None else found
         return answer
-
-    def _ask(self, question: Callable[[int], ExplainTask | ExplainActor]) -> Explanation:
-        session = self._session
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            return UNANSWERED
-        try:
-            answer = session.ask(lambda on_answer: session.core.query(question, on_answer), left_s)
-        except ClusterUnavailableError:
-            return UNANSWERED
-        return answer if isinstance(answer, Explanation) else UNANSWERED
 
     def why(self, object_id: bytes, name: str, actor_id: bytes, path: dict[bytes, str]) -> str:
         """Explains why an object is missing. ``name``, ``actor_id``: of the call that makes it, as another process has
         reported them. ``path``: the actors and tasks that were asked about on the way here, with their descriptions."""
         if len(path) >= MAX_STEPS:
             return ""
-        core = self._session.core
         task_id = task_of(object_id)
-        called = f"`{name}`" if name else ""
-        with self._session.shell.lock:
-            task = core.tasks.tasks.get(task_id)
-            argument, unsent = b"", ""
-            if task is not None:
-                called, actor_id = _called(task), task.route.actor_id
-                argument = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")
-                view = core.actors.views.get(actor_id)
-                if task.state is WAITING and not task.missing:
-                    unsent = f"{called} {core.tasks.pauses.why(task_id)}, and is tried again after a pause"
-                if task.state is READY and view is not None and view.state is LIVE:
-                    unsent = f"{called} has not been sent: {view.pending_calls:,} calls of this process are pending"
+        called, argument, unsent = f"`{name}`" if name else "", b"", ""
+        known = self._facts.known(task_id)
+        if known is not None:
+            called, actor_id, argument, unsent = known
         if argument:
             before = self.why(argument, "", b"", {**path, task_id: called})
             return f"{called} waits for an argument{': ' if before else ''}{before}"
@@ -119,10 +162,6 @@ class Inquiry:
         if key in path:
             return _circle(list(path.values()), path[key])
         return (self._at_actor if actor_id else self._at_worker)(key, task_id, called, path) or unsent
-
-    def _is_here(self, object_id: bytes) -> bool:
-        entry = self._session.core.references.entries.get(object_id)
-        return entry is None or entry.status is not PENDING
 
     def _at_worker(self, key: bytes, task_id: bytes, called: str, path: dict[bytes, str]) -> str:
         found = self.ask(ExplainTask, task_id)

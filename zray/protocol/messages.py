@@ -165,7 +165,7 @@ __all__ = [
     "WorkerStarted", "Yield",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 18
+PROTOCOL_VERSION = 19
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""

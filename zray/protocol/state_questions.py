@@ -252,7 +252,8 @@ class TaskRow(NamedTuple):
     ``state``: Ray's name of it, as far as the owner knows; ``actor``: empty for a task; ``parent``: the task that
     submitted it, or empty; ``worker``: the worker that has answered, or empty; ``shape``: the resources that it asks
     for; ``error_type``: Ray's name; ``error``: the end of the error's text; ``created_s``, ``started_s``, ``ended_s``:
-    when it was submitted, began and ended, in seconds since 1970, or None.
+    when it was submitted, began and ended, in seconds since 1970, or None; ``argument``: the first object that it waits
+    for before it can be sent, or empty.
     """
 
     task_id: bytes
@@ -269,6 +270,7 @@ class TaskRow(NamedTuple):
     created_s: float
     started_s: float | None
     ended_s: float | None
+    argument: bytes
 
 
 class TaskRows(NamedTuple):

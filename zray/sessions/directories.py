@@ -38,7 +38,8 @@ MAX_SOCKET_NAME_BYTES = 36
 KEPT_LOGS = 10
 
 _NAME_BYTES = 8
-_MAX_ROOT_BYTES = MAX_SOCKET_PATH_BYTES - MAX_SOCKET_NAME_BYTES - _NAME_BYTES - 2
+MAX_ROOT_BYTES = MAX_SOCKET_PATH_BYTES - MAX_SOCKET_NAME_BYTES - _NAME_BYTES - 2
+"""The longest path of a root, so that there is room for sockets in it."""
 _SESSION_NAME = re.compile(r"[0-9a-f]{8}")
 _REMOVED = ".removed"
 """What the name of a session's directory ends with while it is removed."""
@@ -117,7 +118,7 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
         if not _short_enough(root):
             raise ConfigError(
                 f"{root} is too long to hold sockets, whose paths are limited to {MAX_SOCKET_PATH_BYTES} bytes: "
-                f"set ZRAY_TMPDIR to a directory of at most {_MAX_ROOT_BYTES - len(name) - 1} bytes"
+                f"set ZRAY_TMPDIR to a directory of at most {MAX_ROOT_BYTES - len(name) - 1} bytes"
             )
         return private_directory(root)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
@@ -173,7 +174,7 @@ def _warn_once(text: str) -> None:
 
 
 def _short_enough(root: str) -> bool:
-    return len(os.fsencode(root)) <= _MAX_ROOT_BYTES
+    return len(os.fsencode(root)) <= MAX_ROOT_BYTES
 
 
 def private_directory(path: str) -> str:

@@ -12,8 +12,14 @@ import os
 from typing import Any
 
 SHARED_MEMORY = "/dev/shm"
-_TINY_BYTES = 128 * 1024 * 1024
+MAX_DEFAULT_BYTES = 64 << 30
+TINY_BYTES = 128 * 1024 * 1024
 """Smaller shared memory (a container's default is 64 MiB) is not used when more was asked for."""
+
+
+def default_capacity(memory_bytes: int) -> int:
+    """Returns the capacity in bytes of the store of a host that may use ``memory_bytes``."""
+    return min(MAX_DEFAULT_BYTES, int(memory_bytes * 0.3))
 
 
 def default_store_location(session_name: str, requested_bytes: int) -> tuple[str, int, str | None]:
@@ -24,7 +30,7 @@ def default_store_location(session_name: str, requested_bytes: int) -> tuple[str
     """
     name = f"zray-{os.getuid()}-{session_name}"
     available = _available(SHARED_MEMORY)
-    if available >= min(requested_bytes, _TINY_BYTES):
+    if available >= min(requested_bytes, TINY_BYTES):
         if available >= requested_bytes:
             return f"{SHARED_MEMORY}/{name}", requested_bytes, None
         return (

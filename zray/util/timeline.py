@@ -12,10 +12,11 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.protocol import state_questions as q
+from zray.protocol.records import HostState
 from zray.util.state.sources import Source
 
 PATTERN = "timeline-*.jsonl*"
@@ -56,11 +57,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     if not is_initialized():
         raise RuntimeError("timeline(): this process is in no cluster: call zray.init() before")
     source = Source(None)
-    written = _written_spans(source)
-    known = {(span["task"], span["attempt"]) for _, span in written}
-    owned = [(ip, span) for ip, span in owned_spans(*source.ended_tasks(TIMEOUT_S))
-             if (span["task"], span["attempt"]) not in known]  # fmt: skip
-    events = to_events([*written, *owned])
+    events = events_of(source, TIMEOUT_S, _spans_of_far_hosts)
     if not events:
         logger.warning(NOT_RECORDED)
     if filename is None:
@@ -68,6 +65,17 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     with open(filename, "w", encoding="utf-8") as file:
         json.dump(events, file)
     return None
+
+
+def events_of(
+    source: Source, timeout_s: float, read_far: Callable[[list[HostState]], list[tuple[str, Span]]]
+) -> list[dict[str, Any]]:
+    """Returns the events of a cluster. ``read_far``: returns what workers of hosts on other machines have written."""
+    written = _written_spans(source, timeout_s, read_far)
+    known = {(span["task"], span["attempt"]) for _, span in written}
+    owned = [(ip, span) for ip, span in owned_spans(*source.ended_tasks(timeout_s))
+             if (span["task"], span["attempt"]) not in known]  # fmt: skip
+    return to_events([*written, *owned])
 
 
 def owned_spans(rows: Iterable[q.TaskRow], workers: Iterable[q.WorkerRecord]) -> list[tuple[str, Span]]:
@@ -95,31 +103,36 @@ def owned_spans(rows: Iterable[q.TaskRow], workers: Iterable[q.WorkerRecord]) ->
     return found
 
 
-def _written_spans(source: Source) -> list[tuple[str, Span]]:
+def _written_spans(
+    source: Source, timeout_s: float, read_far: Callable[[list[HostState]], list[tuple[str, Span]]]
+) -> list[tuple[str, Span]]:
     """What workers have written on all hosts, with the IP address of each."""
     found: list[tuple[str, Span]] = []
     far = []
-    for host in source.hosts(TIMEOUT_S):
+    for host in source.hosts(timeout_s):
         directory = source.logs_of(host)
         if directory and os.path.isdir(directory):
             found += [(host.info.ip, span) for span in read_spans(directory)]
         else:
             far.append(host)
-    if far:
-        from zray.api.decorator import remote
-        from zray.api.objects import get
-        from zray.scheduling.node_affinity import NodeAffinitySchedulingStrategy
+    return found + read_far(far) if far else found
 
-        read = remote(num_cpus=0)(read_spans_of_session)
-        refs = [
-            read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(host.host_id.hex(), soft=False)).remote(
-                host.info.fetch, host.info.session
-            )
-            for host in far
-        ]
-        for host, spans in zip(far, get(refs, timeout=TIMEOUT_S), strict=True):
-            found += [(host.info.ip, span) for span in spans]
-    return found
+
+def _spans_of_far_hosts(far: list[HostState]) -> list[tuple[str, Span]]:
+    """Reads them by a task on each host."""
+    from zray.api.decorator import remote
+    from zray.api.objects import get
+    from zray.scheduling.node_affinity import NodeAffinitySchedulingStrategy
+
+    read = remote(num_cpus=0)(read_spans_of_session)
+    refs = [
+        read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(host.host_id.hex(), soft=False)).remote(
+            host.info.fetch, host.info.session
+        )
+        for host in far
+    ]
+    found = zip(far, get(refs, timeout=TIMEOUT_S), strict=True)
+    return [(host.info.ip, span) for host, spans in found for span in spans]
 
 
 def read_spans_of_session(fetch: str, session: str) -> list[Span]:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from zray.cli.screen import show_lines
-from zray.cli.status import MAX_ROWS, _duration, _used, plain_data, render
+from zray.cli.status import MAX_ROWS, _used, duration, plain_data, render
 from zray.protocol.questions import (
     Amount,
     BrokerStatus,
@@ -199,7 +199,7 @@ def test_a_driver_that_left_and_names_that_steer_terminals(found):
     [(0.4, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3661, "1 h 1 min"), (90_000, "1 d 1 h"), (86_400, "1 d 0 h")],
 )
 def test_durations(seconds, text):
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_amounts():

@@ -57,6 +57,7 @@ def test_a_task_from_its_submission_to_its_end(wire: Wire) -> None:
         (task_of(argument), "PENDING_NODE_ASSIGNMENT"),
         (task_of(dependent), "PENDING_ARGS_AVAIL"),
     ]
+    assert (rows[0].argument, rows[1].argument) == (b"", argument)
     assert (rows[0].attempt, rows[0].parent, rows[1].parent, rows[0].worker) == (0, b"", b"p" * 24, b"")
     wire.settle()
     task = worker.take()

@@ -247,7 +247,7 @@ WorkerRecord worker_id: bytes, is_driver: bool, job_id: bytes, host: bytes, ip: 
 JobRecord job_id: bytes, namespace: str, driver_id: bytes, pid: int, reason: str, began_s: float, ended_s: float | None
 EnvironmentRecord host: bytes, text: str, succeeded: bool, setup_s: float | None, workers: int, error: str
 ProcessRecords process_id: bytes, job_id: bytes, total: int, rows: bytes, running: list[bytes], ran_ms: list[int]
-TaskRow task_id: bytes, attempt: int, name: str, function: str, state: str, actor: bytes, parent: bytes, worker: bytes, shape: bytes, error_type: str, error: str, created_s: float, started_s: float | None, ended_s: float | None
+TaskRow task_id: bytes, attempt: int, name: str, function: str, state: str, actor: bytes, parent: bytes, worker: bytes, shape: bytes, error_type: str, error: str, created_s: float, started_s: float | None, ended_s: float | None, argument: bytes
 ObjectRow object_id: bytes, size: int | None, task_status: str, attempt: int, reference: str
 Term key: str, operator: int, values: list[str]
 """
@@ -419,7 +419,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 18
+    assert messages.PROTOCOL_VERSION == 19
 
 
 def test_every_size_is_that_of_a_field():

@@ -152,7 +152,7 @@ class TestRoot:
             sessions.runtime_root(str(short), {})
 
     def test_socket_paths_fit(self) -> None:
-        longest = "/" + "r" * (sessions._MAX_ROOT_BYTES - 1)
+        longest = "/" + "r" * (sessions.MAX_ROOT_BYTES - 1)
         directory = sessions.session_paths(longest, "0" * 8).directory
         socket = f"{directory}/{'s' * sessions.MAX_SOCKET_NAME_BYTES}"
         assert len(os.fsencode(socket)) == sessions.MAX_SOCKET_PATH_BYTES

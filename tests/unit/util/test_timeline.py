@@ -95,7 +95,9 @@ def test_only_the_newest_files_are_read(tmp_path: Path, clock: Clock, monkeypatc
 def row(number: int, began: float, ended: float, actor: bytes = b"", state: str = "FINISHED") -> q.TaskRow:
     error = "TASK_CANCELLED" if state == "CANCELLED" else ""
     state = "FAILED" if error else state
-    return q.TaskRow(bytes([number]) * 24, 0, "f", "f", state, actor, b"", WORKER, b"", error, "", 0.0, began, ended)
+    return q.TaskRow(
+        bytes([number]) * 24, 0, "f", "f", state, actor, b"", WORKER, b"", error, "", 0.0, began, ended, b""
+    )
 
 
 def test_tasks_that_were_answered_at_once_ran_one_after_the_other() -> None:

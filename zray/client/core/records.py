@@ -57,7 +57,8 @@ def task_rows(tasks: TaskTable, functions: Mapping[bytes, str], limit: int) -> t
     """
     first = list(itertools.islice(tasks.tasks.values(), limit))
     epoch_s = tasks.epoch_s
-    rows = [_live(task, functions, epoch_s) for task in first if task.route.actor_id != ANSWERED_BY_BROKER]
+    entries = tasks.references.entries
+    rows = [_live(task, functions, epoch_s, entries) for task in first if task.route.actor_id != ANSWERED_BY_BROKER]
     n_constructors = len(first) - len(rows)  # the broker has the records of actors
     ended = itertools.islice(reversed(tasks.ended), limit - len(rows))
     total = len(tasks.tasks) + len(tasks.ended) - n_constructors
@@ -68,7 +69,7 @@ def attempts_of(tasks: TaskTable, functions: Mapping[bytes, str], task_id: bytes
     """The rows of a task's attempts, as far as they are recorded, the first one first."""
     ended = [_ended(each, functions, tasks.epoch_s) for each in tasks.ended if each[0] == task_id]
     live = tasks.tasks.get(task_id)
-    return ended if live is None else [*ended, _live(live, functions, tasks.epoch_s)]
+    return ended if live is None else [*ended, _live(live, functions, tasks.epoch_s, tasks.references.entries)]
 
 
 def last_rows(tasks: TaskTable, functions: Mapping[bytes, str], reason: str, limit: int) -> tuple[int, list[TaskRow]]:
@@ -78,7 +79,7 @@ def last_rows(tasks: TaskTable, functions: Mapping[bytes, str], reason: str, lim
     kind = ERROR_TYPES["WorkerCrashedError"]
     return total, [
         row if row.ended_s is not None
-        else row._replace(state="FAILED", error_type=kind, error=reason, ended_s=ended_s)
+        else row._replace(state="FAILED", error_type=kind, error=reason, ended_s=ended_s, argument=b"")
         for row in rows
     ]  # fmt: skip
 
@@ -90,12 +91,20 @@ def _stage(task: Task, sent: str) -> str:
     return "PENDING_NODE_ASSIGNMENT" if task.state in (WAITING, READY) else sent  # WAITING: it pauses
 
 
-def _live(task: Task, functions: Mapping[bytes, str], epoch_s: float) -> TaskRow:
+def first_missing(task: Task, entries: Mapping[bytes, Entry]) -> bytes:
+    """The first argument that a task waits for; empty if it waits for none. ``entries``: of the reference table."""
+    if not task.missing:
+        return b""
+    refs = (object_id for _, object_id in task.arguments.refs)
+    return next((ref for ref in refs if (entry := entries.get(ref)) is not None and entry.status is PENDING), b"")
+
+
+def _live(task: Task, functions: Mapping[bytes, str], epoch_s: float, entries: Mapping[bytes, Entry]) -> TaskRow:
     has_worker = task.route.actor_id or not task.counted  # what a leased worker has counts in no window
     state = _stage(task, "SUBMITTED_TO_WORKER" if has_worker else "PENDING_NODE_ASSIGNMENT")
     so_far = (task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent, task.shape, b"",
               task.created, 0.0, NOT_KNOWN, None)  # fmt: skip
-    return _row(so_far, state, functions, epoch_s)._replace(ended_s=None)
+    return _row(so_far, state, functions, epoch_s)._replace(ended_s=None, argument=first_missing(task, entries))
 
 
 def _ended(ended: EndedAttempt, functions: Mapping[bytes, str], epoch_s: float) -> TaskRow:
@@ -113,7 +122,7 @@ def _row(attempt: EndedAttempt, state: str, functions: Mapping[bytes, str], epoc
     # The clock is read once in a turn: the time of the end may be that of the turn's begin.
     started_s = None if run_us == NOT_KNOWN else epoch_s + max(created, ended - run_us / 1e6)
     return TaskRow(task_id, number, name, function, state, route.actor_id, parent, worker_id, shape, "", "",
-                   epoch_s + created, started_s, epoch_s + ended)  # fmt: skip
+                   epoch_s + created, started_s, epoch_s + ended, b"")  # fmt: skip
 
 
 def _method(options: bytes, class_name: str) -> str:

@@ -19,9 +19,19 @@ from zray.transport.security.monitor import Monitor
 KEY_POLL_S = 0.1
 
 
+def can_encrypt() -> bool:
+    """Whether this libzmq was built with CURVE."""
+    return bool(zmq.has("curve"))
+
+
+def libzmq_version() -> str:
+    """Returns the version of the library below pyzmq."""
+    return zmq.zmq_version()
+
+
 def require_curve() -> None:
     """Raises ConfigError if this libzmq cannot encrypt."""
-    if not zmq.has("curve"):
+    if not can_encrypt():
         raise ConfigError(
             f"the libzmq {zmq.zmq_version()} here was built without CURVE (libsodium), which TCP needs. Install "
             "pyzmq's wheel, which has it (pip install --force-reinstall --only-binary pyzmq pyzmq), or use ipc"

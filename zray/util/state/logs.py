@@ -50,6 +50,7 @@ def list_logs(
 
 
 def _kind(name: str) -> str:
+    """Ray's name of the kind of a log file."""
     if name.startswith("worker-"):
         return "worker_err" if ".err" in name else "worker_out"
     return "internal"
@@ -170,7 +171,7 @@ def _directory(source: Source, node_id: str | None, node_ip: str | None, timeout
 def _blocks(path: str, tail: int, follow: bool, interval_s: float) -> Iterator[bytes]:
     with open(path, "rb") as file:
         if tail >= 0:
-            file.seek(_start_of_tail(path, tail))
+            file.seek(start_of_tail(path, tail))
         while True:
             block = file.read(_BLOCK_BYTES)
             if block:
@@ -181,7 +182,7 @@ def _blocks(path: str, tail: int, follow: bool, interval_s: float) -> Iterator[b
                 return
 
 
-def _start_of_tail(path: str, n_lines: int) -> int:
+def start_of_tail(path: str, n_lines: int) -> int:
     """Where the last ``n_lines`` lines of a file begin."""
     with open(path, "rb") as file:
         data = file.read()

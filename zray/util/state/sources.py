@@ -17,13 +17,13 @@ from zray.api.addresses import own_form
 from zray.api.placement_groups import scheduling_state
 from zray.bundles import group_of
 from zray.client import session as sessions
-from zray.client.observer import ask_broker
+from zray.client.observer import Observer, ask_broker
 from zray.exceptions import ClusterUnavailableError
 from zray.named_tuples import NamedTuple
 from zray.protocol import state_questions as q
 from zray.protocol.codec import unpack, unpack_messages
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery, HostList, HostsQuery
-from zray.protocol.records import HostState
+from zray.protocol.records import HostInfo, HostState
 from zray.scheduling.constraint import IN, NOT_IN, Term, constraint_from_row
 from zray.scheduling.labels import write_selector
 from zray.system.machine import machine_id
@@ -59,15 +59,34 @@ class Found(NamedTuple):
     forgotten: str = ""
 
 
+def logs_directory(info: HostInfo) -> str:
+    """The directory of a host's log files, on its machine."""
+    session = os.path.dirname(info.fetch)
+    return os.path.join(os.path.dirname(session), "logs", info.session)
+
+
+class Tasks(NamedTuple):
+    """``calls``: tasks and calls, each as its owner knows it and with what its worker adds; ``constructions``: of the
+    constructors of ``actors``; ``missing``: see ``Found``."""
+
+    calls: list[tuple[q.TaskRow, TaskState]]
+    constructions: list[TaskState]
+    actors: list[q.ActorRecord]
+    missing: str
+
+
 class Source:
     """A cluster that is asked.
 
     ``address``: of its broker; None or "auto": the cluster of this process, else the ``zray-broker`` that this user
-    runs here, else the cluster that a program of this user has started here last.
+    runs here, else the cluster that a program of this user has started here last. ``observer``: is asked instead.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, observer: Observer | None = None) -> None:
+        self._observer = observer
         self._session = sessions.current()
+        if observer is not None:
+            address = observer.address
         self._address = ""
         own = self._session.address if self._session is not None else None
         if address not in (None, "", "auto", own):
@@ -79,8 +98,10 @@ class Source:
     def _ask(self, question: Callable[[int], _Question], kind: type[_Answer], timeout_s: float) -> _Answer:
         session = self._session
         try:
-            if session is None:
-                answer = _ask_from_outside(self._address, question(1), timeout_s)
+            if self._observer is not None:
+                answer = self._observer.ask(question, timeout_s)
+            elif session is None:
+                answer = _ask_from_outside(self._address, question, timeout_s)
             else:
                 answer = session.ask(lambda on_answer: session.core.query(question, on_answer), timeout_s)
             assert isinstance(answer, kind)
@@ -102,15 +123,16 @@ class Source:
     @staticmethod
     def logs_of(host: HostState) -> str:
         """The directory of a host's log files; empty if the host is on another machine."""
-        if host.info.machine_id != machine_id():
-            return ""
-        session = os.path.dirname(host.info.fetch)
-        return os.path.join(os.path.dirname(session), "logs", host.info.session)
+        return logs_directory(host.info) if host.info.machine_id == machine_id() else ""
 
     # ------------------------------------------------------------------ kinds
 
+    def actors(self, timeout_s: float) -> q.ActorRecords:
+        """The records of actors."""
+        return self._ask(q.StateOfActors, q.ActorRecords, timeout_s)
+
     def _actors(self, timeout_s: float) -> Found:
-        answer = self._ask(q.StateOfActors, q.ActorRecords, timeout_s)
+        answer = self.actors(timeout_s)
         return Found([_actor(row) for row in answer.actors], forgotten=_forgotten(answer.forgotten, "actors"))
 
     def _nodes(self, timeout_s: float) -> Found:
@@ -196,10 +218,11 @@ class Source:
             )
         return Found(rows, forgotten=_forgotten(answer.forgotten, "jobs"))
 
-    def _tasks(self, timeout_s: float) -> Found:
+    def tasks(self, timeout_s: float) -> Tasks:
+        """The tasks and calls, and the actors, as their owners and the broker know them."""
         owners = self._ask(lambda request: q.StateOfTasks(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
         workers = self.workers(timeout_s).workers
-        actors = self._ask(q.StateOfActors, q.ActorRecords, timeout_s).actors
+        actors = self.actors(timeout_s).actors
         running = {row.runs: row for row in workers if row.runs}
         by_id = {row.worker_id: row for row in workers}
         now = time.time()
@@ -209,12 +232,21 @@ class Source:
             began.update({task_id: now - ran_ms / 1000 for task_id, ran_ms in ran})
             running.update({task_id: by_id[owner.process_id] for task_id in owner.running if owner.process_id in by_id})
         jobs = {row.worker_id: row.job_id for row in workers}
-        rows: list[StateSchema] = [_construction(actor, running.get(actor.actor_id)) for actor in actors]
+        constructions = [_construction(actor, running.get(actor.actor_id)) for actor in actors]
+        calls: list[tuple[q.TaskRow, TaskState]] = []
         for owner in owners.processes:
             (body,) = unpack_messages(owner.rows, frozenset([q.TaskRows]))
             job_id = owner.job_id or jobs.get(owner.process_id, b"")
-            rows += [_task(row, job_id, running.get(row.task_id), by_id, began) for row in body.rows]
-        return Found(rows, _incomplete(owners, "tasks", len(rows) - len(actors)))
+            calls += [(row, _task(row, job_id, running.get(row.task_id), by_id, began)) for row in body.rows]
+        return Tasks(calls, constructions, actors, _incomplete(owners, "tasks", len(calls)))
+
+    def _tasks(self, timeout_s: float) -> Found:
+        found = self.tasks(timeout_s)
+        return Found([*found.constructions, *(state for _, state in found.calls)], found.missing)
+
+    def groups(self, timeout_s: float) -> list[GroupRow]:
+        """The placement groups, removed ones included."""
+        return self._ask(lambda request: GroupsQuery(request, b"", "", ""), GroupList, timeout_s).groups
 
     def ended_tasks(self, timeout_s: float) -> tuple[list[q.TaskRow], list[q.WorkerRecord]]:
         """What owners know of tasks and calls that have ended, and the workers."""
@@ -234,8 +266,7 @@ class Source:
         return Found(rows, _incomplete(owners, "objects", len(rows)))
 
     def _groups(self, timeout_s: float) -> Found:
-        answer = self._ask(lambda request: GroupsQuery(request, b"", "", ""), GroupList, timeout_s)
-        return Found([_group(row) for row in answer.groups])
+        return Found([_group(row) for row in self.groups(timeout_s)])
 
     def _environments(self, timeout_s: float) -> Found:
         answer = self._ask(q.StateOfEnvironments, q.EnvironmentRecords, timeout_s)
@@ -272,7 +303,7 @@ _LISTERS: dict[StateResource, Callable[[Source, float], Found]] = {
 }
 
 
-def _ask_from_outside(address: str, question: Any, timeout_s: float) -> Any:
+def _ask_from_outside(address: str, question: Callable[[int], _Question], timeout_s: float) -> Any:
     from zray.config.reading import from_environment  # workers have their settings, and do not load these
     from zray.transport.security.dialer import credentials_for
 

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from zray.config import GIB, OFF, ON, Config
+from zray.config import OFF, ON, Config
 from zray.protocol.messages import HOST
 from zray.protocol.records import HostInfo, JoinInfo
 from zray.sessions.directories import SessionPaths, absolute, remove_session
 from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
 from zray.store import Store, default_store_location
+from zray.store.location import default_capacity
 from zray.system.accelerators import vendor_of
 from zray.system.machine import host_labels, ip_address, machine_id
 from zray.system.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
@@ -34,8 +35,6 @@ from zray.worker.start import WorkerStart
 if TYPE_CHECKING:
     from zray.system.demotion import Demotion
     from zray.transport.security.keys import ClientCredentials
-
-MAX_DEFAULT_STORE = 64 * GIB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +88,7 @@ def run_host(
 ) -> str:
     """Connects to the broker and serves until there is a reason to end; returns the reason."""
     raise_descriptor_limit()  # three for each worker; workers keep the limit that they were forked with
-    requested = (
-        options.store_bytes or config.object_store_memory or min(MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3))
-    )
+    requested = options.store_bytes or config.object_store_memory or default_capacity(memory_limit_bytes())
     location, capacity, warning = default_store_location(f"zray-{paths.name}", requested)
     if warning:
         print(f"zray: {warning}", file=sys.stderr, flush=True)
