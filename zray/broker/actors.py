@@ -15,7 +15,7 @@ from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
 from zray.broker.workers import Workers
-from zray.failures import KILLED, NO_REFERENCES, encode_failure
+from zray.failures import KILLED, NO_REFERENCES, NODE_DIED, WORKER_DIED, encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     DRIVER,
@@ -359,7 +359,7 @@ class Actors:
         if actor.restarts_left == 0 or actor.released or hopeless:
             if actor.deaths is not None and hopeless:
                 message = f"{message}\n{actor.deaths.history()}"
-            self.end(actor, message, error, keeps_name=True)
+            self.end(actor, message, error, keeps_name=True, why=NODE_DIED if told else WORKER_DIED)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
@@ -411,28 +411,30 @@ class Actors:
         if self.actors.get(actor.actor_id) is actor:
             self.end(actor, why, encode_failure("ActorUnschedulableError", why, actor.actor_id))
 
-    def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
+    def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False, why: str = "") -> None:
         """Ends an actor that is not restarted: tells its subscribers and kills its worker.
 
         ``keeps_name``: the actor keeps its name until its last handle is gone, see ``Actors``. Else the name is free.
+        ``why``: a sentence in Ray's words, which callers read before ``message``, if the message has none.
         """
         if actor.actor_id not in self.actors:
             return
+        text = (f"{why}: {message}" if why else message) + actor.facts
         self._forget(actor)
         self._lines.remove_actor(actor)
         actor.death_message = message
-        actor.death_error = error
         self._events.actor_dead(actor, message)
         if actor.spec.name:
             if keeps_name and not actor.released and not actor.detached and actor.creator in self._processes:
                 self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec
             else:
                 self._free_name(actor.spec)
-        self._death_reasons[actor.actor_id] = (message, error)
+        self._death_reasons[actor.actor_id] = (text, error)
         if len(self._death_reasons) > MAX_DEATH_REASONS:
             self._death_reasons.popitem(last=False)
         for subscriber in actor.subscribers:
-            self._send(subscriber, self._state_for(actor, subscriber))
+            self._send(subscriber, ActorState(actor.actor_id, actor.incarnation, DEAD,
+                                              actor.last_seq.get(subscriber, 0), text, error))  # fmt: skip
         worker, actor.worker = actor.worker, None
         if worker is not None:
             self._workers.part(worker)
@@ -450,8 +452,7 @@ class Actors:
 
     def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
         state = PENDING_CREATION if actor.state is ALIVE else actor.state
-        return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0),
-                          actor.death_message, actor.death_error)  # fmt: skip
+        return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0), "", b"")
 
     def owner_died(self, process_id: bytes) -> None:
         """Ends the actors of a dead creator, also those that it had not announced yet.

@@ -640,7 +640,9 @@ def test_an_actor_that_exits_is_not_restarted(broker):
     stage = Stage(broker, max_restarts=5, running=ONE_CPU)
     broker.say(stage.worker, m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough"))
     (notice,) = broker.take(stage.driver, m.ActorState)
-    assert (notice.state, notice.message) == (m.DEAD, "it had enough")
+    why, *facts = notice.message.split("\n\t")
+    assert (notice.state, why) == (m.DEAD, "it had enough")
+    assert facts == ["class_name: A", f"actor_id: {ACTOR.hex()}", "pid: 1001"]
     assert broker.free == {"CPU": 2}
     broker.kill(stage.worker)
     assert broker.take(stage.driver, m.ActorState) == []

@@ -21,6 +21,7 @@ from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, 
 from zray.client.core.streams import FIRST_ITEM, StreamTable
 from zray.exceptions import FAILURES
 from zray.failures import (
+    TASK_WORKER_DIED,
     MissedArgument,
     alias_of,
     aliased,
@@ -49,8 +50,8 @@ ANSWERED_BY_BROKER = b"broker"
 """The ``actor_id`` of the route of constructors: no worker answers for them."""
 MAX_FREE_ATTEMPTS = 20
 """The number of times that a task may lose its worker before it has started, without costing a retry."""
-CRASHED = "WorkerCrashedError"
-RETRIED_FAILURES = frozenset((CRASHED, "OutOfMemoryError", "NodeDiedError"))
+WORKER_CRASHED = "WorkerCrashedError"
+RETRIED_FAILURES = frozenset((WORKER_CRASHED, "OutOfMemoryError", "NodeDiedError"))
 """Failures of a process or machine, not of the task: they are worth another attempt."""
 OUT_OF_MEMORY = "OutOfMemoryError"
 TIMED_OUT = "TaskTimeoutError"
@@ -549,7 +550,7 @@ class TaskTable:
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         retry = retry and bool(task.retries_left or not counts)
         pause_s, history = 0.0, ""
-        if retry and message.culprit and message.kind == CRASHED:
+        if retry and message.culprit and message.kind == WORKER_CRASHED:
             pause_s, history = self.pauses.died(task, message.message, now)
         if retry and not history:
             if counts and message.kind not in TOLD_BY_BROKER:
@@ -564,7 +565,8 @@ class TaskTable:
         elif task.cancelled:
             self.fail_cancelled(task)
         else:
-            text = f"{task.attempt_text}: {message.message}"
+            died = f"{TASK_WORKER_DIED}: " if message.kind == WORKER_CRASHED else ""
+            text = f"{task.attempt_text}: {died}{message.message}"
             error = encode_failure(message.kind, f"{text}\n{history}" if history else text)
             if message.kind in RETRIED_FAILURES and task.n_returns:
                 self._note_unseen(task)
