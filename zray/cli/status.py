@@ -35,7 +35,7 @@ from zray.protocol.questions import (
     WorkerCounts,
 )
 from zray.protocol.records import StoreUse
-from zray.scheduling.labels import NODE_ID_LABEL
+from zray.scheduling.constraint import NODE_ID_LABEL
 from zray.sessions.directories import brokers
 from zray.transport.security.dialer import credentials_for
 from zray.transport.sockets import check_address
