@@ -13,7 +13,7 @@ from typing import Any
 from zray.broker.actors import ActorEvents
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import describe_host
-from zray.broker.states import RETIRED
+from zray.broker.states import PROBED, RETIRED
 from zray.logs.digest import Digest, in_a_line
 from zray.logs.line import DEBUG, INFO, WARNING, LogLine
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
@@ -112,7 +112,8 @@ class Notices(ActorEvents):
 
     def worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         """A worker is dead, but its record still has its tasks. ``culprit``: as in ``BrokerCore._worker_gone``."""
-        known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # other lines have said so
+        # Other lines have said so; or it was asked to exit, and its host was faster than its answer.
+        known = worker.retiring or worker.state in (PROBED, RETIRED) or kind == "NodeDiedError"
         level = DEBUG if known and not worker.outstanding else WARNING
         name = f"worker {worker.worker_id.hex()}"
         self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
