@@ -15,7 +15,7 @@ from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
 from zray.broker.workers import Workers
-from zray.failures import KILLED, NO_REFERENCES, NODE_DIED, WORKER_DIED, encode_failure
+from zray.failures import KILLED, NO_REFERENCES, NODE_DIED, WORKER_DIED, encode_failure, show_error
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     DRIVER,
@@ -282,7 +282,9 @@ class Actors:
         if not from_worker and source.process_id != actor.creator:
             raise ProtocolError("ActorReady from a process that is neither the actor's worker nor its creator")
         if message.error:
-            self.end(actor, f"the constructor of {actor.label} raised", message.error, keeps_name=from_worker)
+            raised = show_error(message.error).rpartition("\n")[2]  # the last line names the exception
+            text = f"the constructor of {actor.label} raised: {raised}"
+            self.end(actor, text, message.error, keeps_name=from_worker)
         elif from_worker and actor.state is not ALIVE:
             assert worker is not None
             if worker.state is not SERVING:

@@ -60,7 +60,8 @@ class Journal:
         self._is_strict = sync == "full"
         self._log = log
         self._pending: dict[bytes, bytes | None] = {}
-        self._failing = ""
+        self.fault = ""
+        """Why it cannot be written; empty if it can."""
         self._retry_at = 0.0
         _look_at(self.path)
         try:
@@ -111,12 +112,12 @@ class Journal:
         """Writes changes. Raises SystemFailure if they cannot be written, and that must not be."""
         for change in changes:
             self._pending[change.key] = change.record
-        if not self._failing:
+        if not self.fault:
             self._try()
 
     def tick(self, now: float) -> None:
         """Tries again what could not be written. Called once a second."""
-        if self._failing and now >= self._retry_at:
+        if self.fault and now >= self._retry_at:
             self._retry_at = now + RETRY_S
             self._try()
 
@@ -128,12 +129,12 @@ class Journal:
                 self._database.execute("ROLLBACK")
             if self._is_strict:
                 raise SystemFailure(f"the journal {self.path} cannot be written: {error}") from None
-            if not self._failing:
+            if not self.fault:
                 self._report(ERROR, f"the journal {self.path} cannot be written: {error}. Changes are kept in memory")
-            self._failing = str(error)
+            self.fault = str(error)
         else:
-            if self._failing:
-                self._failing = ""
+            if self.fault:
+                self.fault = ""
                 self._report(INFO, f"the journal {self.path} can be written again, and has all changes")
             self._pending.clear()
 
@@ -162,7 +163,7 @@ class Journal:
 
     def close(self) -> None:
         """Writes what is left, and closes the file."""
-        if self._failing:
+        if self.fault:
             self._try()
         self._database.close()
 

@@ -109,6 +109,8 @@ class BrokerShell:
             protocol=PROTOCOL_VERSION,
             refused=dict(self._broker.members.refused + Counter(self._socket.refusals)),
             dropped_frames=self.dropped_frames,
+            journal=self._journal.path if self._journal is not None else "",
+            journal_fault=self._journal.fault if self._journal is not None else "",
         )
 
     def stop(self) -> None:

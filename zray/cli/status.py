@@ -185,6 +185,9 @@ def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str |
     yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {duration(broker.uptime_s)}"
     if broker.address != reached_at:
         yield f"listens at {broker.address}"
+    if broker.journal:
+        fault = f", which CANNOT BE WRITTEN: {broker.journal_fault}" if broker.journal_fault else ""
+        yield Text(f"keeps the journal {broker.journal}{fault}", BAD if fault else "")
     silent = sum(host.heard_s >= SILENT_S for host in found.hosts)
     heard = f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found.hosts else ""
     yield ""

@@ -256,7 +256,7 @@ class BrokerStatus(NamedTuple):
     """The broker's process.
 
     ``refused``: how many processes were refused, by reason; ``dropped_frames``: malformed or refused frames and
-    messages.
+    messages; ``journal``: its journal's path, empty if it has none; ``journal_fault``: why that cannot be written.
     """
 
     address: str = ""
@@ -266,6 +266,8 @@ class BrokerStatus(NamedTuple):
     protocol: int = 0
     refused: dict[str, int] = {}
     dropped_frames: int = 0
+    journal: str = ""
+    journal_fault: str = ""
 
 
 class Amount(NamedTuple):

@@ -106,6 +106,14 @@ def test_one_screen(found):
     ]
 
 
+def test_the_journal(found):
+    assert not any("journal" in line for line in shown(found, 120))
+    found = found._replace(broker=found.broker._replace(journal="/var/lib/zray/journal"))
+    assert "keeps the journal /var/lib/zray/journal" in shown(found, 120)
+    found = found._replace(broker=found.broker._replace(journal_fault="the disk is full"))
+    assert "keeps the journal /var/lib/zray/journal, which CANNOT BE WRITTEN: the disk is full" in shown(found, 120)
+
+
 def test_json(found):
     """What programs read stays the same: names, their order, identifiers as text."""
     waiting = [WaitingStatus("tasks", 40, {"CPU": 0.5}, can_be_placed=True)]
@@ -113,7 +121,7 @@ def test_json(found):
     found = found._replace(running=[runs()], waiting_for_arguments={"merge": 3})
     expected = {
         "address": "tcp://0.0.0.0:6380", "uptime_s": 4000.0, "zray": "0.1.0", "python": "3.11", "protocol": 8,
-        "refused": {}, "dropped_frames": 0,
+        "refused": {}, "dropped_frames": 0, "journal": "", "journal_fault": "",
         "hosts": [{
             "host_id": HOST.hex(), "hostname": "node-a", "pid": 7, "session": "s", "heard_s": 0.3,
             "labels": {"a": "b"}, "resources": {"CPU": {"total": 64, "used": 12.5}},

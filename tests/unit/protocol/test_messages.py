@@ -234,7 +234,7 @@ ActorName namespace: str, name: str
 ActorRow actor_id: bytes, class_name: str, name: str, state: str, pid: int, restarts: int
 WorkerRow worker_id: bytes, pid: int, state: str, job_id: bytes, tasks: int, blocked: bool, grant: str, actor: str
 GroupRow group_id: bytes, name: str, namespace: str, state: str, strategy: str, bundles: list[dict[str, float]], hosts: list[bytes], detached: bool, job_id: bytes, attempts: int, waited_s: float, why: str, can_be_placed: bool, selectors: list[Selector], topology: str, domain: str
-BrokerStatus address: str, uptime_s: float, zray: str, python: str, protocol: int, refused: dict[str, int], dropped_frames: int
+BrokerStatus address: str, uptime_s: float, zray: str, python: str, protocol: int, refused: dict[str, int], dropped_frames: int, journal: str, journal_fault: str
 Amount total: float, used: float
 WorkerCounts starting: int, idle: int, busy: int, actors: int, ending: int
 HostStatus host_id: bytes, hostname: str, pid: int, session: str, heard_s: float, labels: dict[str, str], resources: dict[str, Amount], store: StoreUse | None, workers: WorkerCounts, refused: dict[str, int]
