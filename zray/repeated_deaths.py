@@ -31,6 +31,10 @@ class RepeatedDeaths:
         self._began = 0.0  # when the present life began
         self._reasons: Counter[str] = Counter()
 
+    def begins(self, now: float) -> None:
+        """The next life begins, later than after its pause: it had to wait."""
+        self._began = now
+
     def add(self, reason: str, now: float) -> float:
         """Adds a death. Returns the pause before the next start, in seconds; 0 for none.
 

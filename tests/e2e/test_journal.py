@@ -195,3 +195,47 @@ def test_zray_start_keeps_a_journal(sandbox, tmp_path):
             assert program.succeed() == ("b'1'" if run else "None")
         assert zray("stop", keys=keys).returncode == 0
         eventually(lambda: not sandbox.processes("zray: "))
+
+
+def test_two_incarnations_never_run_at_once(tmp_path):
+    """The host of before is not waited for, and cannot know of the next broker."""
+    journal, beats = tmp_path / "journal", tmp_path / "beats"
+    source = f"""
+        import threading
+        ray.init({{address!r}}, namespace="n")
+
+        @ray.remote(num_cpus=0)
+        class Beats:
+            def __init__(self):
+                threading.Thread(target=self.beat, daemon=True).start()
+
+            def beat(self):
+                while True:
+                    with open({str(beats)!r}, "a") as file:
+                        file.write(f"{{{{os.getpid()}}}} {{{{time.monotonic()}}}}\\n")
+                    time.sleep(0.01)
+
+            def hello(self):
+                return "hello"
+
+        print(ray.get(Beats.options(name="beats", lifetime="detached", max_restarts=-1).remote().hello.remote()))
+    """
+    with cluster(journal) as (broker, _, address):
+        with driver(source.format(address=address)) as made:
+            made.succeed()
+        broker.signal(signal.SIGKILL)
+        broker.wait()
+        with cluster(journal) as (_, _, address):
+            source = f"""
+                ray.init({address!r}, namespace="n")
+                print(ray.get(ray.get_actor("beats").hello.remote(), timeout=20))
+            """
+            with driver(source) as found:
+                assert found.succeed(30.0) == "hello"
+        sweep_dead_sessions(runtime_root(from_environment().tmpdir))
+    times: dict[str, list[float]] = {}
+    for line in beats.read_text().splitlines():
+        pid, moment = line.split()
+        times.setdefault(pid, []).append(float(moment))
+    before, after = times.values()
+    assert max(before) < min(after)

@@ -283,9 +283,21 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             end.callback(driver.output.close)
             stays = driver.process is None  # the cluster does, with the detached actors of this driver
             last = driver.session.last_records("the driver shut down") if stays else []
-            end.callback(driver.session.close, [*last, Goodbye("the driver shut down")], LAST_WORK_S if stays else 0.0)
+            goodbye = [*last, Goodbye("the driver shut down")]
+            end.callback(_leave, driver.session, goodbye, LAST_WORK_S if stays else 0.0)
             if driver.session.config.log_to_driver:
                 _await_last_output(driver.session)
+
+
+def _leave(session: Session, last_messages: list[Any], confirm_s: float) -> None:
+    if not session.close(last_messages, confirm_s):
+        import logging
+
+        logging.getLogger("zray").warning(
+            "the broker has not confirmed this driver's last work within %g s, for it is stopped or busy: a detached "
+            "actor that was created last may be missing",
+            confirm_s,
+        )
 
 
 def _await_last_output(session: Session) -> None:

@@ -30,6 +30,8 @@ class ActorPlacement:
         send: Callable[[bytes, Any], None],
         class_of: Callable[[bytes], FunctionBlob | None],
     ) -> None:
+        self.on_begin: Callable[[Actor], None] = lambda actor: None
+        """Called with each actor that a worker is told to construct. The broker's core sets it."""
         self._places = places
         self._grants = grants
         self._workers = workers
@@ -81,6 +83,7 @@ class ActorPlacement:
         assert actor is not None
         worker.enter(SERVING)
         actor.failed_starts = 0
+        self.on_begin(actor)
         worker.served = actor.actor_id
         if worker.job_id != actor.job_id:
             self._workers.assign(worker, actor.job_id)

@@ -55,6 +55,9 @@ class ActorEvents:
     def actor_created(self, actor: Actor) -> None:
         """An actor was announced, with the arguments of its constructor."""
 
+    def actor_begins(self, actor: Actor) -> None:
+        """A worker is told to construct an actor."""
+
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
         """The constructor of an actor has returned."""
 
@@ -192,21 +195,28 @@ class Actors:
         actor.spec, actor.payload, actor.depth = kept.spec, kept.payload, kept.depth
         actor.placement, actor.running = read_shape(kept.spec.placement), read_shape(kept.spec.running)
         actor.incarnation, actor.restarts_left = kept.incarnation, kept.restarts_left
-        actor.constructed = kept.constructed
+        actor.begun, actor.constructed = kept.begun, kept.constructed
         self._by_creator.setdefault(kept.creator, {})[kept.actor_id] = None
         if kept.spec.name:
             self.names[kept.spec.namespace, kept.spec.name] = kept.actor_id
         return actor
 
-    def start_again(self, actor: Actor, why: str) -> None:
-        """Starts an actor of an earlier run, whose process is gone. ``why``: the reason of that process's end.
+    def start_again(self, actor: Actor, why: str, pause_s: float) -> None:
+        """Starts an actor of an earlier run after a pause. ``why``: the reason of the end of its process there.
 
-        If its constructor had not returned, this is its first start still. Else it costs a restart.
+        If it had not begun there, this is its first start still. Else it costs a restart.
         """
-        if actor.constructed:
-            self._restart(actor, why, told=False)
+        if actor.begun:
+            self._restart(actor, why, told=False, pause_s=pause_s)
         else:
-            self._wait_for_place(actor)
+            self._wait(actor, pause_s)
+
+    def begins(self, actor: Actor) -> None:
+        """A worker is told to construct an actor."""
+        actor.begun = True
+        if actor.deaths is not None:
+            actor.deaths.begins(self._clock())
+        self._events.actor_begins(actor)
 
     # ------------------------------------------------------------------ calls
 
@@ -367,6 +377,7 @@ class Actors:
             actor.restarts_left -= 1
         actor.enter(RESTARTING)
         actor.incarnation += 1
+        actor.begun = False
         actor.paused_until = self._clock() + pause_s
         self._events.actor_restarts(actor, message, told)
         actor.queue.clear()  # the callers send these calls again, in order, when they learn of the restart
@@ -375,10 +386,20 @@ class Actors:
                                message, b"")  # fmt: skip
             self._send(subscriber, state)
         actor.last_seq.clear()
+        self._wait(actor, pause_s)
+
+    def _wait(self, actor: Actor, pause_s: float) -> None:
+        """Has an actor wait for a place, after a pause."""
         if pause_s:
+            actor.paused_until = self._clock() + pause_s
             heapq.heappush(self._pausing, (actor.paused_until, actor.actor_id, actor.incarnation))
         else:
             self._wait_for_place(actor)
+
+    def pausing(self) -> list[Actor]:
+        """The actors that pause before their next start."""
+        found = [(self.actors.get(actor_id), incarnation) for _, actor_id, incarnation in self._pausing]
+        return [actor for actor, incarnation in found if actor is not None and actor.incarnation == incarnation]
 
     def pause_s(self, actor: Actor) -> float:
         """In how many seconds an actor that has no worker is started again; 0 if it only waits for a place."""

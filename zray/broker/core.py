@@ -109,6 +109,7 @@ class BrokerCore:
         self.leases = Leases(workers, places, self.processes, lambda: self.scheduler.left, send, clock)
         self.tasks = Tasks(self.processes, self.jobs, lines, workers, self.dispatch, self.leases,
                            self.notices.task_again, self.groups.is_gone, send, clock)  # fmt: skip
+        actor_placement.on_begin = self.actors.begins
         self.groups.fail_task = self.tasks.end_without_group
         self.actors.on_dead = self._actor_dead
         self.key_values = KeyValues(send)
@@ -184,10 +185,13 @@ class BrokerCore:
         }
 
     @event
-    def restore(self, records: Iterable[Kept], now: float) -> None:
-        """Brings back what an earlier run of this broker has kept. To be called before anything else."""
+    def restore(self, records: Iterable[Kept], settle_s: float, now: float) -> None:
+        """Brings back what an earlier run of this broker has kept. To be called before anything else.
+
+        ``settle_s``: how long processes of that run may still go on, in seconds. Its actors start after that.
+        """
         self._now = now
-        restore(self, records)
+        restore(self, records, settle_s)
 
     # ------------------------------------------------------------------ in and out
 

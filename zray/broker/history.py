@@ -204,6 +204,11 @@ class ToldToAll(ActorEvents):
         for each in self._listeners:
             each.actor_created(actor)
 
+    def actor_begins(self, actor: Actor) -> None:
+        """See ``ActorEvents``."""
+        for each in self._listeners:
+            each.actor_begins(actor)
+
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
         """See ``ActorEvents``."""
         for each in self._listeners:

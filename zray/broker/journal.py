@@ -21,6 +21,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from zlib import crc32
 
@@ -38,6 +39,8 @@ RETRY_S = 1.0
 SHORTEST_BYTES = 512
 """The size of the smallest SQLite file."""
 REMEDY = "Move it away, to begin without what it has kept"
+ROOT = 0
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK_WAIT_S = 2.0
 """How long to wait for an earlier broker to leave the file, in seconds."""
 _TABLES = """
@@ -56,35 +59,42 @@ class Journal:
     """
 
     def __init__(self, path: str, sync: str, log: Callable[[LogLine], None]) -> None:
-        self.path = os.path.abspath(path)
+        self.path = os.path.realpath(path)  # SQLite puts its other file beside the target of a link
         self._is_strict = sync == "full"
         self._log = log
         self._pending: dict[bytes, bytes | None] = {}
         self.fault = ""
         """Why it cannot be written; empty if it can."""
         self._retry_at = 0.0
-        _look_at(self.path)
+        self.idle_s = _look_at(self.path)
+        """How long no broker has used it, in seconds."""
         try:
             self._database = sqlite3.connect(self.path, LOCK_WAIT_S, isolation_level=None)
-            self._prepare(sync)
+            try:
+                self._prepare(sync)
+            except BaseException:
+                self._database.close()
+                raise
         except sqlite3.Error as error:
             raise ConfigError(self._unusable(error)) from None
 
     def _prepare(self, sync: str) -> None:
+        """Locks the file, and makes its tables if it is new. Writes nothing to another program's file."""
         execute = self._database.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
-        execute(f"PRAGMA synchronous = {sync.upper()}")
-        execute("BEGIN EXCLUSIVE")
         (application,), (version,) = execute("PRAGMA application_id"), execute("PRAGMA user_version")
         is_new = not any(execute("SELECT 1 FROM sqlite_master LIMIT 1"))
         if not is_new and (application, version) != ((APPLICATION_ID,), (FORMAT,)):
             what = f"of format {version[0]}" if application == (APPLICATION_ID,) else "another program's file"
             raise ConfigError(f"journal: {self.path} is {what}, and this version reads format {FORMAT}: name another")
-        for statement in filter(str.strip, _TABLES.split(";")):
-            execute(statement)
-        execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        execute(f"PRAGMA user_version = {FORMAT}")
+        execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA synchronous = {sync.upper()}")
+        execute("BEGIN EXCLUSIVE")
+        if is_new:  # else nothing is written, so that a broker can start although the disk is full
+            for statement in filter(str.strip, _TABLES.split(";")):
+                execute(statement)
+            execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            execute(f"PRAGMA user_version = {FORMAT}")
         execute("COMMIT")
 
     def _unusable(self, error: Exception) -> str:
@@ -116,7 +126,9 @@ class Journal:
             self._try()
 
     def tick(self, now: float) -> None:
-        """Tries again what could not be written. Called once a second."""
+        """Marks the file as in use, and tries again what could not be written. Called once a second."""
+        with contextlib.suppress(OSError):  # the next broker then takes it for older than it is
+            os.utime(self.path)
         if self.fault and now >= self._retry_at:
             self._retry_at = now + RETRY_S
             self._try()
@@ -162,32 +174,46 @@ class Journal:
         self._log(LogLine(level, "broker", text))
 
     def close(self) -> None:
-        """Writes what is left, and closes the file."""
-        if self.fault:
-            self._try()
-        self._database.close()
+        """Writes what is left, and closes the file. Raises SystemFailure if changes are lost."""
+        try:
+            if self.fault:
+                self._try()
+            if self._pending:
+                raise SystemFailure(
+                    f"{len(self._pending)} changes are lost: the journal cannot be written: {self.fault}"
+                )
+        finally:
+            self._database.close()
 
 
-def _look_at(path: str) -> None:
-    """Makes the file if it is missing, for this user only. Raises ConfigError if another user may write to it."""
+def _look_at(path: str) -> float:
+    """Makes the file if it is missing, for this user only. Returns how old its last use is, in seconds.
+
+    Raises ConfigError if another user may write to it.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not os.path.lexists(path):  # else it is not opened here: to close it would end the lock of another Journal
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        found, directory = os.stat(path), os.stat(os.path.dirname(path))
     except OSError as error:
         raise ConfigError(f"journal: {path} cannot be opened: {error.strerror}") from None
-    try:
-        found = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"journal: {path} is not a file")
+        raise ConfigError(f"journal: {path} cannot be opened: it is not a file")
     # SQLite takes a shorter file for a new one.
     if 0 < found.st_size < SHORTEST_BYTES or (not found.st_size and os.path.exists(f"{path}-wal")):
         raise ConfigError(f"journal: {path} is damaged (cut off). {REMEDY}")
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    me = os.geteuid()
+    if found.st_uid != me or found.st_mode & OTHERS_WRITE:
         raise ConfigError(
             f"journal: others may write to {path}, and what it has kept is run as you: "
             "make it your own (chown), and take their right to write away (chmod go-w)"
         )
+    if directory.st_uid not in (me, ROOT) or directory.st_mode & OTHERS_WRITE:  # they could put SQLite's log there
+        raise ConfigError(
+            f"journal: others may make files in the directory of {path}, and what it has kept is run as you: "
+            "name a file in a directory of your own"
+        )
+    return max(0.0, time.time() - found.st_mtime)
 
 
 def _checksum(key: bytes, record: bytes) -> int:

@@ -46,8 +46,8 @@ class KeptEnvironment(NamedTuple):
 class KeptActor(NamedTuple):
     """A detached actor.
 
-    ``constructed``: its constructor has returned once, so that the loss of its process is a death. ``payload``: the
-    arguments of its constructor.
+    ``begun``: a worker was told to construct this incarnation, so that the loss of its process is a death;
+    ``constructed``: its constructor has returned, at least once; ``payload``: the arguments of its constructor.
     """
 
     actor_id: ActorId
@@ -58,6 +58,7 @@ class KeptActor(NamedTuple):
     depth: int
     incarnation: int
     restarts_left: int
+    begun: bool
     constructed: bool
     payload: bytes
 

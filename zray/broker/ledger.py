@@ -94,8 +94,13 @@ class Ledger(ActorEvents, GroupEvents):
         key = key_of(KeptActor, actor.actor_id)
         if key in self._needs:
             record = KeptActor(actor.actor_id, actor.creator, actor.job_id, actor.function_id, actor.spec, actor.depth,
-                               actor.incarnation, actor.restarts_left, actor.constructed, actor.payload)  # fmt: skip
+                               actor.incarnation, actor.restarts_left, actor.begun, actor.constructed,
+                               actor.payload)  # fmt: skip
             self._note(Journaled(key, encode(record)))
+
+    def actor_begins(self, actor: Actor) -> None:
+        """See ``ActorEvents``."""
+        self._keep(actor)
 
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
         """See ``ActorEvents``."""

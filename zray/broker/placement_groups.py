@@ -278,6 +278,9 @@ class PlacementGroups:
             if line.share.shape.group == name:
                 for actor in list(line.actors.values()):
                     self._actors.end_without_group(actor)
+        for actor in self._actors.pausing():
+            if actor.placement.group == name:
+                self._actors.end_without_group(actor)
 
     def _end_what_runs(self, name: str, host: Host) -> None:
         reason = f"its placement group was removed (placement group id: {name})"

@@ -313,7 +313,7 @@ class Actor:
     until the actor has been announced: calls may come before that.
     """
 
-    __slots__ = ("actor_id", "constructed", "creator", "death_message", "deaths", "depth", "failed_starts",
+    __slots__ = ("actor_id", "begun", "constructed", "creator", "death_message", "deaths", "depth", "failed_starts",
                  "function_id", "incarnation", "ip", "job_id", "last_seq", "near", "paused_until", "payload", "place",
                  "placement", "queue", "released", "restarts_left", "running", "spec", "state", "subscribers",
                  "worker")  # fmt: skip
@@ -336,6 +336,7 @@ class Actor:
         self.worker: Worker | None = None
         self.place = (b"", b"", 0)  # of its latest worker, once it has left that; see ``place_of``
         self.ip = ""  # the address of that worker's host
+        self.begun = False  # a worker was told to construct this incarnation
         self.constructed = False  # its constructor has returned, at least once
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}

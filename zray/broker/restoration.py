@@ -23,7 +23,7 @@ from zray.broker.records import Job
 from zray.broker.workers import Workers
 from zray.logs.line import INFO, LogLine
 
-ENDED = "the broker was started again, and the actor's process had ended with the broker before"
+ENDED = "the broker was started again, and the actor's process has ended with the broker before"
 """Why the incarnations of an earlier run are dead."""
 
 
@@ -41,8 +41,11 @@ class Tables(Protocol):
     log: Callable[[LogLine], None]
 
 
-def restore(core: Tables, records: Iterable[Kept]) -> None:
-    """Puts the records of an earlier run into the tables of a broker that has just been made, and starts the actors."""
+def restore(core: Tables, records: Iterable[Kept], settle_s: float) -> None:
+    """Puts the records of an earlier run into the tables of a broker that has just been made.
+
+    ``settle_s``: after how many seconds the actors are started. Their processes of that run have ended by then.
+    """
     by_kind: dict[type[Kept], list[Kept]] = {}
     for record in records:
         by_kind.setdefault(type(record), []).append(record)
@@ -61,6 +64,7 @@ def restore(core: Tables, records: Iterable[Kept]) -> None:
                 core.key_values.restore(*record)
             elif isinstance(record, KeptGroup):
                 core.groups.restore(record)
+                core.job_counter = max(core.job_counter, int.from_bytes(record.job_id, "big"))
             elif isinstance(record, KeptActor):
                 function = functions.get(record.function_id)
                 if function is not None:
@@ -69,7 +73,7 @@ def restore(core: Tables, records: Iterable[Kept]) -> None:
     for actor in actors:
         core.ledger.actor_restored(actor)
     for actor in actors:  # now that all are there: the end of a job's last actor closes the job
-        core.actors.start_again(actor, ENDED)
+        core.actors.start_again(actor, ENDED, settle_s)
     counts = {"detached actors": KeptActor, "placement groups": KeptGroup, "values of the key-value store": KeptValue}
     text = ", ".join(f"{len(by_kind[kind])} {what}" for what, kind in counts.items() if kind in by_kind)
     core.log(LogLine(INFO, "broker", f"the journal has brought back {text}"))

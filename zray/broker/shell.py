@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from zray.transport.security.keys import KeyDirectory
 
 MAX_FRAMES_PER_TURN = 1000
+SETTLE_S = 2.0
+"""How much longer than ``silence_s`` actors of an earlier run are not started again, in seconds: so they run once."""
 UPKEEP_S = 1.0
 """How often ``upkeep`` is called, in seconds."""
 
@@ -67,7 +69,9 @@ class BrokerShell:
         )  # fmt: skip
         self._journal = journal
         if journal is not None:
-            core.restore(journal.records(), time.monotonic())
+            # Processes of the broker before, if it was killed just now, go on until it has been silent for too long.
+            settle_s = max(0.0, config.silence_s + SETTLE_S - journal.idle_s)
+            core.restore(journal.records(), settle_s, time.monotonic())
         rules = Rules(config.heartbeat_s, config.silence_s, config.max_message_bytes, self._socket.is_tcp)
         members = Membership(os.urandom(8), rules, self._socket.role_of, core.may_join, self._socket.unanswered_s)
         keep = [] if journal is None else [journal.write]
@@ -176,7 +180,7 @@ def run_broker(
         signal.signal(number, lambda *_: shell.stop())
     try:
         shell.serve(lambda: on_ready(shell.address))
-    except SystemFailure as error:
+    except SystemFailure as error:  # of the journal
         write(LogLine(ERROR, "broker", str(error)))
         return 1
     return 0

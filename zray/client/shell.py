@@ -546,14 +546,15 @@ class ClientShell:
 
     # ------------------------------------------------------------------ the end
 
-    def close(self, last_messages: list[Any], confirm_s: float = 0.0) -> None:
+    def close(self, last_messages: list[Any], confirm_s: float = 0.0) -> bool:
         """Stops the thread, sends what is left and then ``last_messages``, and closes the socket.
 
-        ``confirm_s``: how long to wait until the broker has received what is left.
+        ``confirm_s``: how long to wait until the broker has received what is left. Returns False if it has not.
         """
+        confirmed = True
         with self.lock:
             if self.closed:
-                return
+                return confirmed
             was_open = self.state is OPEN
             self._enter_state(CLOSED)
             for waiter in (*self._followers, self._leader):
@@ -571,9 +572,10 @@ class ClientShell:
                 messages = through_broker(unsent) if self._lanes is None else self._send_by_lanes(unsent)
                 self.connection.flush(messages)
                 if confirm_s:
-                    self.connection.confirm(confirm_s)
+                    confirmed = self.connection.confirm(confirm_s)
                 self.connection.flush(last_messages)
             self.connection.close()
             if self._lanes is not None:
                 self._lanes.close()
             os.close(self._poller.wake_fd)
+        return confirmed

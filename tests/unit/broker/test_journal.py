@@ -211,8 +211,10 @@ def test_another_programs_file_is_refused(path: Path) -> None:
         database.execute("CREATE TABLE theirs (x)")
     database.close()
     path.chmod(0o600)
+    theirs = path.read_bytes()
     with pytest.raises(ConfigError, match="another program's file"):
         opened(path)
+    assert path.read_bytes() == theirs
 
 
 def test_a_file_of_another_format_is_refused(path: Path) -> None:
@@ -240,6 +242,50 @@ def test_a_file_that_others_may_write_to_is_refused(path: Path, mode: int) -> No
     path.chmod(mode)
     with pytest.raises(ConfigError, match=r"others may write to .*chmod go-w"):
         opened(path)
+
+
+def test_a_file_in_a_directory_of_all_is_refused(tmp_path: Path) -> None:
+    """Others could put a log of SQLite beside it."""
+    tmp_path.chmod(0o1777)
+    with pytest.raises(ConfigError, match=r"others may make files in the directory of .*your own"):
+        opened(tmp_path / "journal")
+
+
+def test_a_link_is_as_good_as_its_target(path: Path, tmp_path: Path) -> None:
+    states = history(path)
+    (tmp_path / "link").symlink_to(path)
+    assert read(tmp_path / "link") == states[-1]
+    crashed = tmp_path / "crashed" / "journal"
+    (tmp_path / "other").symlink_to(crashed)
+    crashed.write_bytes(b"")  # SQLite's log is beside it
+    with pytest.raises(ConfigError, match="is damaged"):
+        read(tmp_path / "other")
+
+
+def test_another_journal_that_is_refused_leaves_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zray.broker.journal.LOCK_WAIT_S", 0.05)
+    first = opened(path)
+    with pytest.raises(ConfigError, match="in use"):
+        opened(path)
+    command = [sys.executable, "-c", WRITER, str(path), "normal"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}, timeout=60)
+    assert done.returncode and "in use by another broker" in done.stderr
+    first.close()
+
+
+def test_how_long_no_broker_has_used_it(path: Path) -> None:
+    journal = opened(path)
+    assert journal.idle_s < 5
+    journal.close()
+    os.utime(path, (0, path.stat().st_mtime - 100))
+    journal = opened(path)
+    assert journal.idle_s >= 99
+    os.utime(path, (0, path.stat().st_mtime - 100))
+    journal.tick(1.0)
+    journal.close()
+    journal = opened(path)
+    assert journal.idle_s < 50
+    journal.close()
 
 
 @pytest.mark.parametrize("where", ["no/such/directory/journal", "."])
@@ -283,7 +329,8 @@ def test_a_journal_that_promises_the_disk_raises_instead(path: Path) -> None:
     fill(journal)
     with pytest.raises(SystemFailure, match="cannot be written"):
         journal.write([put(b"b", b"2" * 50_000)])
-    journal.close()
+    with pytest.raises(SystemFailure, match="1 changes are lost"):
+        journal.close()
     assert read(path) == {b"a": b"1"}
 
 
@@ -294,6 +341,15 @@ def test_changes_that_are_still_kept_in_memory_are_written_at_the_end(path: Path
     make_room(journal)
     journal.close()
     assert read(path) == {b"b": b"2" * 50_000}
+
+
+def test_the_end_tells_of_changes_that_are_lost(path: Path) -> None:
+    journal = opened(path)
+    fill(journal)
+    journal.write([put(b"b", b"2" * 50_000)])
+    with pytest.raises(SystemFailure, match="1 changes are lost"):
+        journal.close()
+    assert read(path) == {}
 
 
 def test_missing_records_are_noticed(path: Path) -> None:

@@ -36,7 +36,7 @@ GROUP, ANOTHER = b"g" * 18, b"h" * 18
 class KeepingBroker(BrokerHarness):
     """A broker whose journal is ``file``."""
 
-    def __init__(self, file: dict[bytes, bytes] | None = None) -> None:
+    def __init__(self, file: dict[bytes, bytes] | None = None, settle_s: float = 0.0) -> None:
         super().__init__(has_journal=True)
         self.file = {} if file is None else file
         take = self.core.take_output
@@ -52,16 +52,16 @@ class KeepingBroker(BrokerHarness):
             return output
 
         self.core.take_output = take_and_write  # type: ignore[method-assign]
-        self.core.restore(self.kept(), self.now)
+        self.core.restore(self.kept(), settle_s, self.now)
         self.turn()
 
     def kept(self, *kinds: type[Kept]) -> list[Any]:
         records = list(map(decode, self.file.values()))
         return [record for record in records if not kinds or isinstance(record, kinds)]
 
-    def again(self) -> KeepingBroker:
+    def again(self, settle_s: float = 0.0) -> KeepingBroker:
         """The broker dies, and another one is started with the same journal."""
-        return KeepingBroker(dict(self.file))
+        return KeepingBroker(dict(self.file), settle_s)
 
     def put_class(self, driver: bytes) -> None:
         self.say(driver, m.FunctionPut(FUNCTION, "module.A", b"code"))
@@ -143,6 +143,43 @@ def test_an_actor_that_has_not_begun_loses_no_restart(broker):
     broker = broker.again()
     (start,) = broker.starts(broker.host(CPU=1))
     assert start.incarnation == 0
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_it_waits_until_its_process_of_before_has_ended(broker, begun):
+    """A host that was cut off goes on until the broker has been silent for too long."""
+    broker.detached(broker.driver(), max_restarts=1)
+    if begun:
+        broker.serve(broker.host(CPU=1))
+    broker = broker.again(settle_s=8.0)
+    host = broker.host(CPU=1)
+    assert broker.find().actor_id == ACTOR, "its name is taken meanwhile"
+    broker.tick(7.9)
+    assert not broker.starts(host)
+    assert broker.core.due_s(broker.now) <= 0.2
+    broker.tick(0.2)
+    worker = broker.core.actors.actors[ACTOR].worker
+    assert [start.incarnation for start in broker.take(worker.worker_id, m.ActorStart)] == [int(begun)]
+
+
+def test_a_constructor_that_had_begun_costs_a_restart(broker):
+    """It may have done something."""
+    driver = broker.driver()
+    broker.detached(driver, max_restarts=1)
+    broker.detached(driver, OTHER, "other", max_restarts=0)
+    assert len(broker.starts(broker.host(CPU=2))) == 2, "neither constructor returns"
+    broker = broker.again()
+    (start,) = broker.starts(broker.host(CPU=1))
+    assert (start.actor_id, start.incarnation) == (ACTOR, 1)
+    assert isinstance(broker.find("other"), m.NoSuchActor)
+
+
+def test_an_incarnation_that_had_not_begun_costs_no_second_restart(broker):
+    broker.detached(broker.driver(), max_restarts=1)
+    broker.serve(broker.host(CPU=1))
+    broker = broker.again().again()  # no host has joined in between
+    (start,) = broker.starts(broker.host(CPU=1))
+    assert start.incarnation == 1
 
 
 def test_restarts_without_a_limit(broker):
@@ -269,6 +306,12 @@ def test_a_detached_group_is_reserved_again_under_its_name(broker):
     assert broker.take(driver, m.GroupNamed) == [m.GroupNamed(3, True)]
     broker.say(driver, m.GroupRemove(GROUP))
     assert not broker.file
+
+
+def test_the_numbers_of_jobs_go_on_if_only_a_group_is_kept(broker):
+    broker.say(broker.driver(), m.GroupCreate(GROUP, 1, group_spec()))
+    broker = broker.again()
+    assert broker.core.processes[broker.driver("new")].job_id == (2).to_bytes(4, "big")
 
 
 def test_an_actor_in_a_group_that_is_back_waits_for_it(broker):
@@ -413,7 +456,7 @@ def test_a_random_history_is_back_as_far_as_it_was_told(seed):
         elif what == "restart":
             core = broker.core
             named = {actor.spec.name for actor in core.actors.actors.values()
-                     if actor.detached and not (actor.constructed and actor.restarts_left == 0)}  # fmt: skip
+                     if actor.detached and not (actor.begun and actor.restarts_left == 0)}  # fmt: skip
             outliving = {name for name, group in core.groups.groups.items() if group.outlives_job}
             values = core.key_values._spaces
             broker = broker.again()

@@ -77,7 +77,7 @@ def test_a_pause_is_no_wait_for_arguments(process):
 
     shell = SimpleNamespace(lock=contextlib.nullcontext())
     alone: Any = SimpleNamespace(core=process.core, shell=shell, ask=lambda send, timeout_s: None)
-    assert "was stopped because memory was short, and is tried again after a pause" in explain(alone, [result])
+    assert "was stopped because memory was short, and is tried again in " in explain(alone, [result])
 
 
 def test_a_culprit_pays_with_its_retries(process):
@@ -193,7 +193,7 @@ def test_the_pause_is_told_and_explained(process):
     assert told[3] == "attempt 4 of `a task` died and is tried again in 0.1 s: SIGSEGV 1"
     shell = SimpleNamespace(lock=contextlib.nullcontext())
     alone: Any = SimpleNamespace(core=process.core, shell=shell, ask=lambda send, timeout_s: None)
-    assert "has killed its worker 4 times in a row, and is tried again after a pause" in explain(alone, [result])
+    assert "has killed its workers again and again, and is tried again in " in explain(alone, [result])
 
 
 def test_a_cancelled_one_pauses_no_more(process):
@@ -204,3 +204,12 @@ def test_a_cancelled_one_pauses_no_more(process):
     process.core.tasks.cancel(clock.task_id, 0)
     assert kind_of_failure(process.entry(result).data) == "TaskCancelledError"
     assert clock.after(100) == []
+
+
+def test_a_stop_after_a_death_is_told_as_what_it_is(process):
+    result, clock = begin(process, retries=-1)
+    die(clock, 0)
+    clock.stop(1)
+    assert "was stopped because memory was short" in process.core.tasks.pauses.why(clock.task_id, clock.now)
+    clock.after(1)
+    assert process.core.tasks.pauses.why(clock.task_id, clock.now) == "" and result

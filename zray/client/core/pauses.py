@@ -32,13 +32,15 @@ class Pauses(Generic[T]):
     memory is tried again; -1: without limit.
 
     ``_stops``: how often each unanswered task was stopped. ``_deaths``: the row of deaths of each that has killed a
-    worker. ``_until``: pauses by their end. A task that has been cancelled stays there until then.
+    worker. ``_present``: the end and the cause of each present pause. ``_until``: pauses by their end. A task that has
+    been cancelled stays there until then.
     """
 
     def __init__(self) -> None:
         self.retries = -1
         self._stops: dict[bytes, int] = {}
         self._deaths: dict[bytes, RepeatedDeaths] = {}
+        self._present: dict[bytes, tuple[float, str]] = {}
         self._until: list[tuple[float, int, T, int]] = []
         self._numbers = itertools.count()
 
@@ -46,12 +48,10 @@ class Pauses(Generic[T]):
         """Whether a task pauses, or has paused and has no outcome yet."""
         return bool(self._stops or self._deaths)
 
-    def why(self, task_id: bytes) -> str:
-        """Why a task pauses, or has paused."""
-        deaths = self._deaths.get(task_id)
-        if deaths is None:
-            return "was stopped because memory was short"
-        return f"has killed its worker {deaths.count} times in a row"
+    def why(self, task_id: bytes, now: float) -> str:
+        """Why a task pauses, and for how long it still does; empty if it does not pause."""
+        until, cause = self._present.get(task_id, (0.0, ""))
+        return f"{cause}, and is tried again in {max(0.0, until - now):.1f} s" if cause else ""
 
     def may_retry(self, task: T) -> bool:
         """Whether a stop leaves a task another attempt."""
@@ -71,19 +71,23 @@ class Pauses(Generic[T]):
         pause_s = deaths.add(reason, now)
         return pause_s, deaths.history() if deaths.are_too_many else ""
 
-    def begin(self, task: T, pause_s: float, now: float) -> None:
-        """Begins a pause. The task has the number of its next attempt already."""
+    def begin(self, task: T, pause_s: float, cause: str, now: float) -> None:
+        """Begins a pause. The task has the number of its next attempt already. ``cause``: such as "was stopped"."""
+        self._present[task.task_id] = now + pause_s, cause
         heapq.heappush(self._until, (now + pause_s, next(self._numbers), task, task.attempt))
 
     def forget(self, task: T) -> None:
         """A task has its outcome."""
         self._stops.pop(task.task_id, None)
         self._deaths.pop(task.task_id, None)
+        self._present.pop(task.task_id, None)
 
     def over(self, now: float) -> list[tuple[T, int]]:
         """Takes the tasks whose pause is over, each with the attempt that it then begins."""
         tasks = []
         while self._until and self._until[0][0] <= now:
             _, _, task, attempt = heapq.heappop(self._until)
+            if task.attempt == attempt:
+                self._present.pop(task.task_id, None)
             tasks.append((task, attempt))
         return tasks

@@ -559,7 +559,7 @@ class TaskTable:
                 self.on_retry(task.name, text)
             self._note_failure(task, b"", encode_failure(message.kind, message.message))
             if pause_s:
-                self._pause(task, pause_s, counts, now)
+                self._pause(task, pause_s, "has killed its workers again and again", counts, now)
             else:
                 self.again(task, counts=counts)
         elif task.cancelled:
@@ -573,12 +573,12 @@ class TaskTable:
             self.fail(task, error)
             self.references.tell_unseen(task.task_id, error, len(error))
 
-    def _pause(self, task: Task, pause_s: float, counts: bool, now: float) -> None:
+    def _pause(self, task: Task, pause_s: float, cause: str, counts: bool, now: float) -> None:
         """Starts another attempt after a pause."""
         self._next_attempt(task, counts)
         task.enter(WAITING)
         task.route.started(task)  # it is not under way meanwhile
-        self.pauses.begin(task, pause_s, now)
+        self.pauses.begin(task, pause_s, cause, now)
 
     def _stopped(self, task: Task, message: Failed, now: float) -> bool:
         """Has a task that was stopped for lack of memory tried again after a pause. Returns False if it is not.
@@ -591,7 +591,7 @@ class TaskTable:
         self._note_failure(task, b"", encode_failure(message.kind, message.message))
         stopped = task.attempt_text
         pause_s = self.pauses.stopped(task)
-        self._pause(task, pause_s, message.culprit, now)
+        self._pause(task, pause_s, "was stopped because memory was short", message.culprit, now)
         self.on_retry(
             task.name, f"{stopped} is tried again in {pause_s:.0f} s, as memory was short: {in_a_line(message.message)}"
         )
@@ -601,6 +601,7 @@ class TaskTable:
         """Lets time pass."""
         for task, attempt in self.pauses.over(now):
             if task.state is WAITING and task.attempt == attempt:
+                task.created = now
                 task.enter(READY)
                 task.route.ready(task)
 
