@@ -41,6 +41,8 @@ else:
                 raise ValueError(f"Got unexpected field names: {list(changes)!r}")
             return made
 
+        __replace__ = _replace  # for ``copy.replace`` of Python 3.13
+
         def _asdict(self) -> dict[str, Any]:
             """Returns the values by field."""
             return dict(zip(self._fields, self, strict=True))

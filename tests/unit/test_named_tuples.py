@@ -64,6 +64,8 @@ def test_wrong_values_and_names_are_refused(kind: Any) -> None:
     with pytest.raises(TypeError, match="Expected 3 arguments, got 2"):
         kind._make(["a", [1]])
     assert kind("a")._replace(name="b", owner=b"x") == ("b", [], b"x")
+    replace: Any = vars(Ours.__mro__[1])["__replace__"]  # what ``copy.replace`` of Python 3.13 calls
+    assert replace(Ours("a"), name="b") == ("b", [], None)
     with pytest.raises((TypeError, ValueError), match=r"unexpected field names: \['other'\]"):
         kind("a")._replace(other=1)
     with pytest.raises(TypeError, match=rf"{kind.__name__}\.__new__\(\) missing 1 required .* 'name'"):

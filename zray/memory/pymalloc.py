@@ -33,15 +33,9 @@ Blocks of an old pool are free in no order.
 MAX_HOLES = 8192
 """The most fillers of one size. If this many begin no new pool, the allocator is unknown, and all are released."""
 
-_begun: dict[int, int] = {}
-"""By size: the address of the pool that was begun when the holes were filled last."""
-
 
 def fill_holes() -> list[Any]:
-    """Fills the free blocks of all pools that have been begun. They stay filled as long as the result is kept.
-
-    A pool that an earlier call has begun is not filled up: its blocks that were never used are side by side.
-    """
+    """Fills the free blocks of all pools that have been begun. They stay filled as long as the result is kept."""
     fillers: list[Any] = []
     for size in range(LARGEST_BLOCK, 0, -ALIGNMENT):
         if not _fill(size, fillers):
@@ -51,10 +45,7 @@ def fill_holes() -> list[Any]:
 
 
 def _fill(size: int, fillers: list[Any]) -> bool:
-    """Makes objects until some are in a row in a new pool: one that begins with them, or that the last call has begun.
-
-    Returns False if none are.
-    """
+    """Makes objects until some are in a row at the beginning of a new pool. Returns False if none are."""
     make = _maker(size)
     at_once = INTEGERS_APART if size == INTEGER_BYTES else 1
     last = in_a_row = 0
@@ -66,10 +57,8 @@ def _fill(size: int, fillers: list[Any]) -> bool:
             if in_a_row and address == last + size:
                 in_a_row += 1
             else:
-                place = address % POOL_BYTES
-                in_a_row = place == POOL_HEADER_BYTES or address - place == _begun.get(size)
+                in_a_row = address % POOL_BYTES == POOL_HEADER_BYTES
             if in_a_row == BLOCKS_OF_A_NEW_POOL:
-                _begun[size] = address - address % POOL_BYTES
                 return True
             last = address
     return False

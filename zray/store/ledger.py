@@ -10,9 +10,10 @@ size class and waste a fifth of it.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Iterator
+
+from zray.named_tuples import NamedTuple
 
 PAGE_BYTES = 4096
 TRAILER_BYTES = 64
@@ -46,8 +47,7 @@ class Place(enum.IntEnum):
 _DIRECTORIES = ("writing", "live", "doomed", "free", "spilled", "copies")
 
 
-@dataclasses.dataclass(frozen=True)
-class StoreUsage:
+class StoreUsage(NamedTuple):
     """How the bytes of a store are used. All figures are sizes of files, which are rounded up from those of objects."""
 
     capacity: int
@@ -123,8 +123,7 @@ def segment_bytes(object_bytes: int) -> int:
     return -(-need // step) * step + PAGE_BYTES
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A segment that might make room."""
 
     path: str
@@ -156,8 +155,7 @@ def choose(shortage: int, candidates: Iterable[Candidate]) -> list[Candidate]:
     return chosen
 
 
-@dataclasses.dataclass(frozen=True)
-class Victims:
+class Victims(NamedTuple):
     """The segments that leave memory."""
 
     needed: list[Candidate]

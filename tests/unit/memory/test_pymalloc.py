@@ -61,26 +61,6 @@ def test_a_child_does_not_write_between_its_parents_objects():
     assert grown[True] < 400 < 1_000 < grown[False], grown  # 1,000 blocks of 240 bytes are 240 KB
 
 
-AGAIN = """
-from zray.memory.pymalloc import ALIGNMENT, BLOCKS_OF_A_NEW_POOL, INTEGERS_APART, LARGEST_BLOCK, _maker, fill_holes
-
-first = fill_holes()
-between = [_maker(size)() for size in range(16, 513, 16)]
-again = fill_holes()
-sizes = LARGEST_BLOCK // ALIGNMENT
-print(len(again) - sizes * (BLOCKS_OF_A_NEW_POOL + 4) - INTEGERS_APART)
-new = [bytes(300) for _ in range(100)]
-print(len({id(each) // 4096 for each in new}) - 100 * 336 // 4096)
-"""
-
-
-def test_pools_that_were_begun_by_filling_are_not_filled_up():
-    """They have room for hundreds of small objects, and a page with a filler is a page that was written to."""
-    too_many, pages_beyond = map(int, run_python(AGAIN).split())
-    assert too_many < 64  # what has been freed in between
-    assert pages_beyond <= 6
-
-
 def test_another_allocator_is_left_alone():
     code = """
 import logging, sys

@@ -17,11 +17,10 @@ Sizes are payload sizes. The payload that passes a limit is still sent, so a win
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from zray.named_tuples import NamedTuple
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """The limits of one process. Limits in bytes are compared with what is under way before a payload is sent."""
 
     calls: int = 2000

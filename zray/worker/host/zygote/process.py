@@ -14,9 +14,8 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
-from zray.config import BARE_FORK, FILL_HOLES, FREEZE_HEAP
+from zray.config import BARE_FORK, FREEZE_HEAP
 from zray.memory.heap import freeze_heap
-from zray.memory.pymalloc import fill_holes
 from zray.system import processes
 from zray.system.streams import show_fatal_errors
 from zray.worker.host.zygote.forking import choose_forking
@@ -113,8 +112,6 @@ class Zygote:
         gc.disable()
         if FREEZE_HEAP not in self._disabled:
             freeze_heap()
-        if FILL_HOLES not in self._disabled:
-            self._fillers = fill_holes()  # else each child's new objects would lie on its parent's pages
 
     # ------------------------------------------------------------------ children
 
