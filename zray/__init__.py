@@ -92,7 +92,7 @@ _MODULES = frozenset(
     {
         "_common", "_private", "_raylet", "actor", "autoscaler", "client_builder", "cloudpickle", "cluster_utils",
         "cross_language", "dag", "data", "experimental", "job_config", "remote_function", "runtime_context",
-        "runtime_env", "types", "util",
+        "runtime_env", "types", "util", "workflow",
     }
 )  # fmt: skip
 """Modules that are loaded when they are asked for as attributes of this one."""

@@ -21,7 +21,14 @@ from zray.named_tuples import NamedTuple
 
 KILLED = "The actor is dead because it was killed by `ray.kill`"
 NO_REFERENCES = "The actor is dead because all references to the actor were removed"
+WORKER_DIED = (
+    "The actor died unexpectedly before finishing this task. The actor is dead because its worker process has died"
+)
+NODE_DIED = "The actor died unexpectedly before finishing this task. The actor died because its node has died"
 """Why an actor ended, in Ray's words, because programs look for them in the texts of errors."""
+
+TASK_WORKER_DIED = "The worker died unexpectedly while executing this task"
+"""Why a task has no outcome, in Ray's words."""
 
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import pytest
 
@@ -199,3 +200,67 @@ def test_names_and_numbers_that_are_accepted(ray):
     actor = make_class(ray).options(max_restarts=2**40).remote()
     assert ray.get(actor.ping.options(name="").remote()) == "pong"
     assert ray.get(ray.remote(lambda: 1).options(name="").remote()) == 1
+
+
+def facts_of(error):
+    """The lines of an error's text that say which actor it is about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.startswith("\t")]
+    return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def test_the_death_of_a_process_says_which_actor_it_was(ray):
+    actor = make_class(ray).options(name="known", namespace="of names").remote()
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    for ref in (actor.die.remote(), actor.ping.remote()):
+        error = raises_within(ray, ref)
+        facts = facts_of(error)
+        assert facts["class_name"].endswith("Actor") and facts["actor_id"] == actor._actor_id.hex()
+        assert (facts["pid"], facts["name"], facts["namespace"]) == (str(pid), "known", "of names")
+        assert facts["ip"]
+        assert "The actor died unexpectedly before finishing this task" in str(error)
+        assert "The actor is dead because its worker process has died" in str(error)
+
+
+def test_a_killed_actor_says_which_it_was(ray):
+    actor = make_class(ray).remote()
+    ray.get(actor.ping.remote())
+    ray.kill(actor)
+    facts = facts_of(raises_within(ray, actor.ping.remote()))
+    assert facts["class_name"].endswith("Actor") and facts["actor_id"] == actor._actor_id.hex()
+    assert "name" not in facts
+
+
+def test_a_task_whose_worker_dies(ray):
+    @ray.remote(max_retries=0)
+    def die():
+        os._exit(1)
+
+    error = raises_within(ray, die.remote())
+    assert type(error) is ray.exceptions.WorkerCrashedError
+    assert "The worker died unexpectedly while executing this task" in str(error)
+
+
+def test_what_cannot_be_pickled_is_named_in_rays_words(ray):
+    lock = threading.Lock()
+
+    @ray.remote
+    def use():
+        return lock
+
+    @ray.remote
+    class Using:
+        def use(self):
+            return lock
+
+    @ray.remote
+    def take(value):
+        return value
+
+    for submit, words in (
+        (use.remote, "Could not serialize the function"),
+        (Using.remote, "Could not serialize the actor class"),
+        (lambda: take.remote(lock), "Could not serialize the argument"),
+        (lambda: ray.put(lock), "Could not serialize the put value"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            submit()

@@ -154,3 +154,24 @@ def test_no_autoscaler(cluster_utils, impl):
         pytest.skip("Ray has one")
     with pytest.raises(NotImplementedError, match="no autoscaler"):
         cluster_utils.AutoscalingCluster({}, {})
+
+
+def test_a_host_is_killed_by_its_record_or_by_a_killer(cluster, ray_module, impl):
+    if impl == "ray":
+        pytest.skip("Ray's killers need grpcio, which an installation without extras does not have")
+    ray = ray_module
+    helpers = importlib.import_module(f"{impl}._private.test_utils")
+    head = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, **QUIET)
+    others = {cluster.add_node(num_cpus=1).node_id for _ in range(3)}
+    cluster.wait_for_nodes()
+    rows = {row["NodeID"]: row for row in ray.nodes()}
+    first = others.pop()
+    helpers.kill_raylet(rows[first])
+    eventually(lambda: live(ray) == {head.node_id, *others})
+    with pytest.raises(ValueError, match=first):
+        helpers.kill_raylet(rows[first])
+    killer = helpers.get_and_run_resource_killer(helpers.RayletKiller, 0.1, max_to_kill=1)
+    (victim,) = ray.get(killer.get_killed_nodes.remote(), timeout=30)
+    assert victim[0] in others
+    eventually(lambda: live(ray) == {head.node_id, *others} - {victim[0]})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import signal
 import socket
 import sys
+import warnings
 
 import pytest
 
@@ -295,3 +297,99 @@ def test_small_helpers(ray, helpers):
     assert helpers.generate_system_config_map(a=1) == {"_system_config": {"a": 1}}
     assert helpers.client_test_enabled() is False
     assert helpers.object_memory_usage() == 0
+
+
+def test_the_state_as_an_object(ray, module_of):
+    tables = module_of("_private.state")
+    state = tables.state
+    assert [row["NodeID"] for row in state.node_table()] == [row["NodeID"] for row in ray.nodes()]
+    assert state.cluster_resources() == ray.cluster_resources()
+    assert state.total_resources_per_node() == tables.total_resources_per_node()
+
+    @ray.remote(num_cpus=0)
+    class Listed:
+        def ping(self):
+            return 1
+
+    actor = Listed.remote()
+    ray.get(actor.ping.remote())
+    assert state.actor_table(actor._actor_id.hex())["State"] == "ALIVE"
+    group = ray.util.placement_group([{"CPU": 1}])
+    ray.get(group.ready())
+    assert state.placement_group_table(group.id)["state"] == "CREATED"
+    ray.util.remove_placement_group(group)
+
+
+def test_names_of_deeper_modules(ray, module_of):
+    cloudpickle = module_of("cloudpickle.cloudpickle")
+    assert cloudpickle.loads(cloudpickle.dumps(lambda: 3))() == 3
+    assert module_of("runtime_env.runtime_env").RuntimeEnv is module_of("runtime_env").RuntimeEnv
+    constants = module_of("_private.ray_constants")
+    assert constants.env_integer("NOT_SET_AT_ALL", 4) == 4 and constants.env_bool("NOT_SET_AT_ALL", True)
+    assert constants.DEFAULT_MAX_CONCURRENCY_THREADED == 1
+    utils = module_of("_common.utils")
+    text = utils.get_random_alphanumeric_string(12)
+    assert len(text) == 12 and text.isalnum()
+    utils.reset_ray_address()
+    assert module_of("_private.worker").global_worker.node.address_info["gcs_address"]
+    helpers = module_of("_private.test_utils")
+    assert not helpers.external_redis_test_enabled() and not helpers.persistent_gcs_test_enabled()
+
+
+def test_directories_are_made(module_of, tmp_path):
+    utils = module_of("_common.utils")
+    for _ in range(2):
+        utils.try_to_create_directory(str(tmp_path / "a" / "b"))
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_requirements_as_a_file_or_a_list(module_of, tmp_path):
+    make = module_of("_private.test_utils").generate_runtime_env_dict
+    assert make("pip", "python_object", tmp_path, ["one", "two"]) == {"pip": ["one", "two"]}
+    file = make("pip", "file", tmp_path, ["one", "two"])["pip"]
+    with open(file) as lines:
+        assert lines.read().split() == ["one", "two"]
+
+
+def test_a_group_of_actors(ray, module_of):
+    class Held:
+        def __init__(self, value, factor=1):
+            self.value = value * factor
+
+        def get(self, more=0):
+            return self.value + more
+
+    group_class = module_of("util.actor_group").ActorGroup
+    with warnings.catch_warnings():  # it is deprecated
+        warnings.simplefilter("ignore")
+        group = group_class(Held, num_actors=2, num_cpus_per_actor=0.5, init_args=(3,), init_kwargs={"factor": 2})
+    assert len(group) == 2 and ray.get(group.get.remote(more=1)) == [7, 7]
+    assert ray.get(group[1].actor.get.remote()) == 6
+    with pytest.raises(TypeError):
+        group.get()
+    group.shutdown()
+    with pytest.raises(RuntimeError):
+        group.get.remote()
+    for arguments in ({"num_actors": 0}, {"num_cpus_per_actor": -1}):
+        with pytest.raises(ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group_class(Held, init_args=(1,), **arguments)
+
+
+def test_a_killer_of_workers(ray, module_of, tmp_path):
+    helpers = module_of("_private.test_utils")
+
+    @ray.remote(max_retries=1)
+    def victim():
+        if not begun.exists():
+            begun.touch()
+            signal.pause()
+        return "again"
+
+    def choose():
+        return lambda row: row.name == "victim" and begun.exists()
+
+    begun = tmp_path / "begun"
+    killer = helpers.get_and_run_resource_killer(helpers.WorkerKillerActor, 0.1, max_to_kill=1, kill_filter_fn=choose)
+    assert ray.get(victim.remote(), timeout=30) == "again"
+    ray.kill(killer)

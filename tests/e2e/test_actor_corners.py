@@ -219,7 +219,9 @@ def test_calls_that_wait_beside_exit_actor_have_some_time_left():
     """
     with driver(source, environ={"ZRAY_EXIT_TIMEOUT_S": "0.3"}) as process:
         ended = process.succeed().splitlines()
-    assert ended == ["exit_actor() was called", "attempt 1 of 1 of `A.wait`: exit_actor() was called"]
+    first, second, *facts = ended
+    assert (first, second) == ("exit_actor() was called", "attempt 1 of 1 of `A.wait`: exit_actor() was called")
+    assert facts[0] == "\tclass_name: A"
 
 
 @pytest.mark.parametrize("what", ["hook", "thread", "atexit"])

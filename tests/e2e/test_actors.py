@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 
 import pytest
 
-from .helpers import alive, driver, error_of, eventually
+from .helpers import alive, driver, error_of, eventually, stopped
 
 
 def make_counter(ray, **options):
@@ -312,3 +314,40 @@ def test_an_async_actor_shows_that_it_is_idle_after_a_long_call(ray):
         open(path, "w").close()
         ray.get(working, timeout=10)
     eventually(lambda: title(pid) == "zray::Slow")
+
+
+@pytest.mark.parametrize("way", ["the broker", "a lane"])
+def test_the_last_answers_are_not_overtaken_by_the_news_of_the_process_s_end(ray, sandbox, way, tmp_path):
+    @ray.remote(num_cpus=0, max_concurrency=2)
+    class Ends:
+        def __init__(self):
+            atexit.register((tmp_path / "ended").touch)
+
+        def waits(self):
+            (tmp_path / "waits").touch()
+            while not (tmp_path / "go").exists():
+                time.sleep(0.01)
+            return "waited"
+
+        def end(self):
+            (tmp_path / "ends").touch()
+            sys.exit(0)
+
+        def pid(self):
+            return os.getpid()
+
+    actor = Ends.remote()
+    pid = ray.get([actor.pid.remote() for _ in range(200 if way == "a lane" else 1)])[0]
+    waiting = actor.waits.remote()
+    eventually((tmp_path / "waits").exists)
+    ending = actor.end.remote()
+    eventually((tmp_path / "ends").exists)
+    broker = sandbox.one("zray: broker")
+    with stopped(broker):
+        (tmp_path / "go").touch()
+        eventually((tmp_path / "ended").exists)
+        time.sleep(0.5)  # a process that does not wait for the broker is gone by then
+        assert alive(pid)
+    assert ray.get(waiting, timeout=20) == "waited"
+    assert "sys.exit() was called" in str(error_of(ray, ending, 20))
+    eventually(lambda: not alive(pid))

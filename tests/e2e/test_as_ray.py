@@ -157,7 +157,7 @@ def test_installing_it_too_late_is_an_error(tmp_path: Path) -> None:
 def test_libraries_that_are_not_ray_core_say_what_to_use(tmp_path: Path) -> None:
     program = """
         import importlib
-        for name in ("train", "tune", "serve", "rllib", "air", "workflow"):
+        for name in ("train", "tune", "serve", "rllib", "air"):
             try:
                 importlib.import_module(f"ray.{name}")
             except ImportError as error:

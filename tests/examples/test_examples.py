@@ -96,3 +96,11 @@ def test_tree_of_tasks_waits_at_every_level_on_one_cpu() -> None:
     assert number(r"tasks, (\d+) deep", output) >= 2
     assert number(r"(\d+) of them unfinished at the same time", output) >= 2
     assert "on 1 CPU" in output
+
+
+def test_durable_graph_ends_although_its_driver_is_killed() -> None:
+    output = run("durable_graph")
+    assert number(r"(\d+) steps, \d+ kills", output) == 11
+    assert number(r"steps, (\d+) kills", output) >= 1
+    assert "the workflow is RESUMABLE" in output
+    assert re.search(r"the most frequent words: \w+ \d+, ", output)

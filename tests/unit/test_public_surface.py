@@ -32,7 +32,11 @@ IN_MODULES = {
     },
     "zray.remote_function": {"RemoteFunction"},
     "zray.runtime_context": {"RuntimeContext", "get_runtime_context"},
-}
+    "zray.workflow": {
+        "WorkflowStatus", "cancel", "continuation", "delete", "exceptions", "get_metadata", "get_output", "get_status",
+        "init", "list_all", "options", "resume", "resume_all", "resume_async", "run", "run_async",
+    },
+}  # fmt: skip
 
 HOUSE_ERRORS = {
     "ActorAlreadyExistsError", "ActorDiedError", "ActorError", "ActorExit", "ActorHandleNotFoundError",

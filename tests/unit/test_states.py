@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from zray.broker.group_records import Group
-from zray.broker.records import Actor, Host, Process, Worker
+from zray.broker.records import Actor, Host, Worker
 from zray.broker.resources import Pool
 from zray.broker.states import ACTOR, GROUP, WORKER
 from zray.client.core.client_core import ClientCore
@@ -24,7 +24,7 @@ from zray.client.shell import ClientShell
 from zray.client.states import CONNECTION
 from zray.protocol import messages as m
 from zray.protocol.link import Link
-from zray.protocol.records import GroupSpec, HostInfo, JoinInfo
+from zray.protocol.records import GroupSpec, HostInfo
 from zray.states import IllegalTransition, Machine, State
 from zray.testing.states import MACHINES, transitions, transitions_seen
 from zray.transfer.records import Incoming, Peer
@@ -44,8 +44,7 @@ def task() -> Task:
 
 
 def group() -> Group:
-    spec = GroupSpec("", "", "PACK", [], False, b"")
-    return Group(b"g" * 16, spec, [], Process(PROCESS, m.DRIVER, b"j" * 4, JoinInfo()), 0.0)
+    return Group(b"g" * 16, GroupSpec("", "", "PACK", [], False, b""), b"j" * 4, b"", True, 0.0)
 
 
 RECORDS: dict[Machine[Any], Callable[[], Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
-__all__ = ["build_address", "find_free_port", "is_ipv6", "is_localhost", "parse_address"]
+__all__ = ["build_address", "find_free_port", "get_localhost_ip", "is_ipv6", "is_localhost", "parse_address"]
 
 
 def build_address(host: str, port: int | str) -> str:
@@ -41,3 +41,8 @@ def find_free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])
+
+
+def get_localhost_ip() -> str:
+    """The address by which this machine reaches itself."""
+    return "127.0.0.1"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import random
+import string
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -16,12 +18,17 @@ __all__ = [
     "env_bool",
     "env_float",
     "env_integer",
+    "get_default_ray_temp_dir",
+    "get_default_system_temp_dir",
     "get_or_create_event_loop",
+    "get_random_alphanumeric_string",
     "get_system_memory",
     "hex_to_binary",
     "import_attr",
     "load_class",
+    "reset_ray_address",
     "run_background_task",
+    "try_to_create_directory",
 ]
 
 T = TypeVar("T")
@@ -118,3 +125,34 @@ def run_background_task(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 def get_system_memory() -> int:
     """The memory that this process may use, in bytes: the machine's, or the limit of its control group."""
     return memory_limit_bytes()
+
+
+def get_random_alphanumeric_string(length: int) -> str:
+    """A text of ``length`` random digits and small letters. It is no secret."""
+    return "".join(random.choices(string.ascii_lowercase + string.digits, k=length))
+
+
+def get_default_system_temp_dir() -> str:
+    """The directory for temporary files: ``RAY_TMPDIR``, ``TMPDIR`` or ``/tmp``."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def get_default_ray_temp_dir() -> str:
+    """The directory in which Ray keeps its sessions. Sessions of zray are elsewhere, see ``worker.node``."""
+    return os.path.join(get_default_system_temp_dir(), "ray")
+
+
+def reset_ray_address(temp_dir: str | None = None) -> None:
+    """Forgets the cluster that was started last, as Ray's tests do after each one.
+
+    Nothing is left to forget after ``shutdown``: a cluster is found by its session's directory, which goes with it.
+    """
+
+
+def try_to_create_directory(directory_path: str) -> None:
+    """Makes a directory, and those above it, if it is not there. ``~`` is this user's home.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    os.makedirs(os.path.expanduser(directory_path), exist_ok=True)

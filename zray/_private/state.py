@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from zray.api.nodes import available_resources, cluster_resources, nodes
+from zray.api.placement_groups import placement_group_table
 from zray.api.runtime import runtime
-from zray.public_ids import JobID
+from zray.public_ids import JobID, PlacementGroupID
 from zray.util import state as tables
 from zray.util.nodes import get_node_ip_address
+from zray.util.timeline import timeline
 
 __all__ = [
+    "GlobalState",
     "actors",
     "available_resources",
     "available_resources_per_node",
@@ -19,6 +22,8 @@ __all__ = [
     "jobs",
     "node_ids",
     "nodes",
+    "state",
+    "timeline",
     "total_resources_per_node",
     "workers",
 ]
@@ -120,3 +125,53 @@ def workers() -> dict[str, dict[str, Any]]:
         for row in tables.list_workers(limit=LIMIT)
         if row.is_alive and row.worker_type == "WORKER"
     }
+
+
+class GlobalState:
+    """The tables of this module as methods, under the names of Ray's object ``state``."""
+
+    def node_table(self) -> list[dict[str, Any]]:
+        """The same as ``nodes``."""
+        return nodes()
+
+    def actor_table(
+        self, actor_id: str | None = None, job_id: JobID | None = None, actor_state_name: str | None = None
+    ) -> dict[str, Any]:
+        """The same as ``actors``."""
+        return actors(actor_id, job_id, actor_state_name)
+
+    def job_table(self) -> list[dict[str, Any]]:
+        """The same as ``jobs``."""
+        return jobs()
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """The same as the function ``workers``."""
+        return workers()
+
+    def placement_group_table(self, placement_group_id: PlacementGroupID | None = None) -> dict[str, Any]:
+        """The placement groups, by identifier, or the one with an identifier. Empty if there is none."""
+        table = placement_group_table()
+        return table if placement_group_id is None else table.get(placement_group_id.hex(), {})
+
+    def cluster_resources(self) -> dict[str, float]:
+        """The same as ``zray.cluster_resources``."""
+        return cluster_resources()
+
+    def available_resources(self) -> dict[str, float]:
+        """The same as ``zray.available_resources``."""
+        return available_resources()
+
+    def available_resources_per_node(self) -> dict[str, dict[str, float]]:
+        """The same as the function of this name."""
+        return available_resources_per_node()
+
+    def total_resources_per_node(self) -> dict[str, dict[str, float]]:
+        """The same as the function of this name."""
+        return total_resources_per_node()
+
+    def chrome_tracing_dump(self, filename: str | None = None) -> Any:
+        """The same as ``zray.timeline``."""
+        return timeline(filename)
+
+
+state = GlobalState()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -20,6 +21,14 @@ from zray._common.test_utils import (
     run_string_as_driver,
     wait_for_condition,
 )
+from zray._private.killers import (
+    NodeKillerBase,
+    RayletKiller,
+    ResourceKillerActor,
+    WorkerKillerActor,
+    get_and_run_resource_killer,
+    kill_raylet,
+)
 from zray.api.actor import ActorHandle
 from zray.api.decorator import remote
 from zray.api.nodes import available_resources, cluster_resources
@@ -32,30 +41,43 @@ from zray.system.processes import process_start_time
 from zray.util.state import get_actor, list_actors
 
 __all__ = [
+    "NodeKillerBase",
+    "RayletKiller",
+    "ResourceKillerActor",
     "Semaphore",
     "SignalActor",
+    "WorkerKillerActor",
     "async_wait_for_condition",
     "chdir",
     "check_call_ray",
     "check_call_subprocess",
     "client_test_enabled",
+    "external_redis_test_enabled",
     "format_web_url",
+    "generate_runtime_env_dict",
     "generate_system_config_map",
     "get_actor_node_id",
+    "get_and_run_resource_killer",
     "get_current_unused_port",
     "get_non_head_nodes",
     "get_other_nodes",
     "is_placement_group_removed",
     "kill_actor_and_wait_for_failure",
+    "kill_raylet",
     "no_resource_leaks_excluding_node_resources",
     "object_memory_usage",
+    "persistent_gcs_test_enabled",
     "placement_group_assert_no_leak",
     "put_object",
     "recursive_fnmatch",
+    "redis_replicas",
+    "redis_sentinel_replicas",
+    "rocksdb_gcs_test_enabled",
     "run_string_as_driver",
     "run_string_as_driver_nonblocking",
     "run_string_as_driver_stdout_stderr",
     "same_elements",
+    "sandbox_test_enabled",
     "wait_for_assertion",
     "wait_for_children_of_pid",
     "wait_for_children_of_pid_to_exit",
@@ -348,7 +370,63 @@ def client_test_enabled() -> bool:
     return False
 
 
+def external_redis_test_enabled() -> bool:
+    """Whether the tests keep the cluster's state in a Redis server: never, as zray has none."""
+    return False
+
+
+def persistent_gcs_test_enabled() -> bool:
+    """Whether the cluster's state outlives its first host in the tests: never."""
+    return False
+
+
+def rocksdb_gcs_test_enabled() -> bool:
+    """Whether the tests keep the cluster's state in RocksDB: never."""
+    return False
+
+
+def sandbox_test_enabled() -> bool:
+    """Whether the tests run in Ray's sandboxes: never."""
+    return False
+
+
+def redis_replicas() -> int:
+    """How many Redis servers the tests use."""
+    return 0
+
+
+def redis_sentinel_replicas() -> int:
+    """How many Redis sentinels the tests use."""
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------- others
+
+
+def generate_runtime_env_dict(
+    field: str, spec_format: str, tmp_path: pathlib.Path, pip_list: list[str] | None = None
+) -> dict[str, Any]:
+    """A runtime environment with packages.
+
+    Args:
+        field: "pip". Environments of conda are not part of zray.
+        spec_format: "file", which writes a file of requirements below ``tmp_path``, or "python_object".
+        tmp_path: where the file is written.
+        pip_list: the requirements; default: the small package that Ray's tests take.
+
+    Raises:
+        ValueError: another ``field`` or ``spec_format``.
+    """
+    requirements = ["pip-install-test==0.5"] if pip_list is None else pip_list
+    if field != "pip" or spec_format not in ("file", "python_object"):
+        raise ValueError(
+            f"field must be 'pip' and spec_format 'file' or 'python_object', got {field!r}, {spec_format!r}"
+        )
+    if spec_format == "python_object":
+        return {"pip": requirements}
+    file = tmp_path / f"requirements-{abs(hash(tuple(requirements)))}.txt"
+    file.write_text("\n".join(requirements))
+    return {"pip": str(file)}
 
 
 def same_elements(elems_a: Iterable[Any], elems_b: Iterable[Any]) -> bool:

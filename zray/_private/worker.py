@@ -12,6 +12,7 @@ from typing import Any
 import zray
 from zray import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE
 from zray.api.cluster import init, is_initialized, shutdown
+from zray.api.cluster_context import Context as RayContext
 from zray.api.decorator import remote
 from zray.api.nodes import available_resources, cluster_resources, nodes
 from zray.api.objects import cancel, get, get_actor, kill, put, wait
@@ -32,6 +33,7 @@ __all__ = [
     "WORKER_MODE",
     "CoreWorker",
     "Node",
+    "RayContext",
     "Worker",
     "available_resources",
     "cancel",
@@ -101,6 +103,22 @@ class Node:
     def session_name(self) -> str:
         """The name of the cluster."""
         return zray.get_runtime_context().get_session_name()
+
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """What the host tells of itself, with Ray's keys."""
+        info = self._info()
+        return {
+            "node_ip_address": self.node_ip_address,
+            "raylet_ip_address": self.node_ip_address,
+            "object_store_address": info.store,
+            "raylet_socket_name": info.fetch,
+            "session_dir": self.get_session_dir_path(),
+            "gcs_address": self.address,
+            "address": self.address,
+            "node_id": self.node_id,
+            "webui_url": "",
+        }
 
     def get_session_dir_path(self) -> str:
         """The directory of the host's session."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for the last output of workers, in seconds."""
+LAST_WORK_S = 2.0
+"""How long ``shutdown`` waits until the broker has received the last work, such as a detached actor, in seconds."""
 
 _lock = threading.RLock()
 _driver: Driver | None = None
@@ -279,8 +281,9 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             end.callback(local_clusters.end, driver)
             end.callback(driver.undo_hint)
             end.callback(driver.output.close)
-            last = driver.session.last_records("the driver shut down") if driver.process is None else []
-            end.callback(driver.session.close, [*last, Goodbye("the driver shut down")])
+            stays = driver.process is None  # the cluster does, with the detached actors of this driver
+            last = driver.session.last_records("the driver shut down") if stays else []
+            end.callback(driver.session.close, [*last, Goodbye("the driver shut down")], LAST_WORK_S if stays else 0.0)
             if driver.session.config.log_to_driver:
                 _await_last_output(driver.session)
 

@@ -60,7 +60,7 @@ class Explanation:
     state: str
     """Of an object that exists: ``READY``, or ``FAILED`` (``get`` raises). Of one that is missing:
     ``WAITING FOR ARGUMENTS``; ``NOT SENT`` (its process has too much under way); ``QUEUED`` (it waits for a host with
-    room); ``PAUSED`` (memory was short); ``WAITING FOR ACTOR`` (the actor does not run yet); ``AT WORKER`` (given to a
+    room); ``PAUSED`` (before an attempt); ``WAITING FOR ACTOR`` (the actor does not run yet); ``AT WORKER`` (given to a
     worker or actor, not begun); ``RUNNING``; ``NOT ANSWERING`` (its worker is stopped, or its code holds the
     interpreter's lock); ``UNDER WAY`` (between these, or not known). ``OWNER DIED``: it is lost. Of an actor:
     ``DEPENDENCIES_UNREADY``, ``PENDING_CREATION``, ``ALIVE``, ``RESTARTING``, ``DEAD``, or ``UNKNOWN``."""
@@ -223,7 +223,7 @@ class _Examination:
                 remedy="earlier work of this process must end first",
             )
         if task is not None and task.state is WAITING:
-            return self._about(*situations.PAUSED)
+            return self._about("PAUSED", why=why or "it is tried again after a pause")
         if actor_id:
             found = self._inquiry.ask(q.ExplainActor, actor_id)
             return self._about(*situations.of_call(found, self._task_id, why))

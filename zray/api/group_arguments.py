@@ -13,7 +13,8 @@ from zray.exceptions import SystemFailure
 from zray.ids import PROCESS_ID_BYTES
 from zray.options.amounts import MAX_AMOUNT, UNITS
 from zray.protocol.records import GroupSpec, Selector
-from zray.scheduling.labels import NODE_ID_LABEL, read_selector
+from zray.scheduling.constraint import NODE_ID_LABEL
+from zray.scheduling.labels import read_selector
 from zray.user_warnings import warn_user
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")

@@ -22,7 +22,6 @@ class Situation(NamedTuple):
 
 UNDER_WAY = "UNDER WAY"
 """The state of what is between two states, or whose state is not known."""
-PAUSED = Situation("PAUSED", why="memory was short: it is tried again after a pause")
 
 
 def of_missing_argument(why: str) -> Situation:

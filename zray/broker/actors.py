@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from zray.broker.grants import Grants
+from zray.broker.journal_records import KeptActor
 from zray.broker.lines import Lines
 from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
 from zray.broker.workers import Workers
-from zray.failures import KILLED, NO_REFERENCES, encode_failure
+from zray.failures import KILLED, NO_REFERENCES, NODE_DIED, WORKER_DIED, encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     DRIVER,
@@ -35,6 +38,7 @@ from zray.protocol.messages import (
     Result,
 )
 from zray.protocol.records import ActorSpec
+from zray.repeated_deaths import RepeatedDeaths
 
 MAX_FAILED_STARTS = 3
 """The number of workers in a row that may end before they could take an actor.
@@ -45,8 +49,11 @@ MAX_DEATH_REASONS = 20_000
 """The number of dead actors whose reason of death the broker keeps."""
 
 
-class ActorEvents(Protocol):
-    """What ``Actors`` reports about actors, for the log and the drivers."""
+class ActorEvents:
+    """What ``Actors`` reports about actors: for the log, the drivers and the journal. Here it is ignored."""
+
+    def actor_created(self, actor: Actor) -> None:
+        """An actor was announced, with the arguments of its constructor."""
 
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
         """The constructor of an actor has returned."""
@@ -76,8 +83,11 @@ class Actors:
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
         events: ActorEvents,
+        clock: Callable[[], float],
     ) -> None:
         self._events = events
+        self._clock = clock
+        self._pausing: list[tuple[float, bytes, int]] = []  # a heap: until when, the actor, its incarnation
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
@@ -129,6 +139,7 @@ class Actors:
         if message.ready:
             actor.payload = message.payload
             actor.near = message.near
+            self._events.actor_created(actor)
             self._wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:
@@ -173,6 +184,29 @@ class Actors:
     def live_names(self) -> list[tuple[str, str]]:
         """The namespace and name of each named actor that is alive."""
         return [key for key, actor_id in self.names.items() if actor_id in self.actors]
+
+    def restore(self, kept: KeptActor) -> Actor:
+        """Makes the record of a detached actor of an earlier run of the broker. ``start_again`` is to follow."""
+        actor = self.actors[kept.actor_id] = Actor(kept.actor_id)
+        actor.creator, actor.job_id, actor.function_id = kept.creator, kept.job_id, kept.function_id
+        actor.spec, actor.payload, actor.depth = kept.spec, kept.payload, kept.depth
+        actor.placement, actor.running = read_shape(kept.spec.placement), read_shape(kept.spec.running)
+        actor.incarnation, actor.restarts_left = kept.incarnation, kept.restarts_left
+        actor.constructed = kept.constructed
+        self._by_creator.setdefault(kept.creator, {})[kept.actor_id] = None
+        if kept.spec.name:
+            self.names[kept.spec.namespace, kept.spec.name] = kept.actor_id
+        return actor
+
+    def start_again(self, actor: Actor, why: str) -> None:
+        """Starts an actor of an earlier run, whose process is gone. ``why``: the reason of that process's end.
+
+        If its constructor had not returned, this is its first start still. Else it costs a restart.
+        """
+        if actor.constructed:
+            self._restart(actor, why, told=False)
+        else:
+            self._wait_for_place(actor)
 
     # ------------------------------------------------------------------ calls
 
@@ -298,33 +332,67 @@ class Actors:
         elif worker is not None:
             self._workers.kill(worker, f"{actor.label} was killed by `ray.kill`")
 
-    def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool, error: bytes = b"") -> None:
+    def worker_died(
+        self, actor: Actor, message: str, never_joined: bool, told: bool, by_itself: bool, error: bytes = b""
+    ) -> None:
         """The worker of an actor is dead: restarts the actor or ends it.
 
         ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already;
-        ``error``: what its calls raise if it is not restarted, default: ActorDiedError.
+        ``by_itself``: nobody has killed it, and its host lives; ``error``: what its calls raise if it is not restarted,
+        default: ActorDiedError.
         """
         actor.leave_worker()
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
             self._wait_for_place(actor)
             return
+        pause_s = 0.0
+        if by_itself:
+            actor.deaths = actor.deaths or RepeatedDeaths()
+            pause_s = actor.deaths.add(message, self._clock())
+        self._restart(actor, message, told, error, pause_s)
+
+    def _restart(self, actor: Actor, message: str, told: bool, error: bytes = b"", pause_s: float = 0.0) -> None:
+        """An incarnation has died: restarts the actor after a pause, or ends it."""
         message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
-        if actor.restarts_left == 0 or actor.released:
-            self.end(actor, message, error, keeps_name=True)
+        hopeless = actor.deaths is not None and actor.deaths.are_too_many
+        if actor.restarts_left == 0 or actor.released or hopeless:
+            if actor.deaths is not None and hopeless:
+                message = f"{message}\n{actor.deaths.history()}"
+            self.end(actor, message, error, keeps_name=True, why=NODE_DIED if told else WORKER_DIED)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
-        self._events.actor_restarts(actor, message, told)
         actor.enter(RESTARTING)
         actor.incarnation += 1
+        actor.paused_until = self._clock() + pause_s
+        self._events.actor_restarts(actor, message, told)
         actor.queue.clear()  # the callers send these calls again, in order, when they learn of the restart
         for subscriber in actor.subscribers:
             state = ActorState(actor.actor_id, actor.incarnation, RESTARTING, actor.last_seq.get(subscriber, 0),
                                message, b"")  # fmt: skip
             self._send(subscriber, state)
         actor.last_seq.clear()
-        self._wait_for_place(actor)
+        if pause_s:
+            heapq.heappush(self._pausing, (actor.paused_until, actor.actor_id, actor.incarnation))
+        else:
+            self._wait_for_place(actor)
+
+    def pause_s(self, actor: Actor) -> float:
+        """In how many seconds an actor that has no worker is started again; 0 if it only waits for a place."""
+        return max(0.0, actor.paused_until - self._clock())
+
+    def due_s(self, now: float) -> float:
+        """In how many seconds the next pause is over; infinite if no actor pauses."""
+        return max(0.0, self._pausing[0][0] - now) if self._pausing else math.inf
+
+    def look(self, now: float) -> None:
+        """Starts the actors whose pause is over."""
+        while self._pausing and self._pausing[0][0] <= now:
+            _, actor_id, incarnation = heapq.heappop(self._pausing)
+            actor = self.actors.get(actor_id)
+            if actor is not None and actor.incarnation == incarnation:
+                self._wait_for_place(actor)
 
     def _wait_for_place(self, actor: Actor) -> None:
         group = actor.placement.group
@@ -343,28 +411,30 @@ class Actors:
         if self.actors.get(actor.actor_id) is actor:
             self.end(actor, why, encode_failure("ActorUnschedulableError", why, actor.actor_id))
 
-    def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
+    def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False, why: str = "") -> None:
         """Ends an actor that is not restarted: tells its subscribers and kills its worker.
 
         ``keeps_name``: the actor keeps its name until its last handle is gone, see ``Actors``. Else the name is free.
+        ``why``: a sentence in Ray's words, which callers read before ``message``, if the message has none.
         """
         if actor.actor_id not in self.actors:
             return
+        text = (f"{why}: {message}" if why else message) + actor.facts
         self._forget(actor)
         self._lines.remove_actor(actor)
         actor.death_message = message
-        actor.death_error = error
         self._events.actor_dead(actor, message)
         if actor.spec.name:
             if keeps_name and not actor.released and not actor.detached and actor.creator in self._processes:
                 self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec
             else:
                 self._free_name(actor.spec)
-        self._death_reasons[actor.actor_id] = (message, error)
+        self._death_reasons[actor.actor_id] = (text, error)
         if len(self._death_reasons) > MAX_DEATH_REASONS:
             self._death_reasons.popitem(last=False)
         for subscriber in actor.subscribers:
-            self._send(subscriber, self._state_for(actor, subscriber))
+            self._send(subscriber, ActorState(actor.actor_id, actor.incarnation, DEAD,
+                                              actor.last_seq.get(subscriber, 0), text, error))  # fmt: skip
         worker, actor.worker = actor.worker, None
         if worker is not None:
             self._workers.part(worker)
@@ -382,8 +452,7 @@ class Actors:
 
     def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
         state = PENDING_CREATION if actor.state is ALIVE else actor.state
-        return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0),
-                          actor.death_message, actor.death_error)  # fmt: skip
+        return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0), "", b"")
 
     def owner_died(self, process_id: bytes) -> None:
         """Ends the actors of a dead creator, also those that it had not announced yet.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.broker.core import BrokerCore
-from zray.broker.effects import Departed
+from zray.broker.effects import Departed, Journaled
 from zray.broker.membership import (
     Congested,
     Dead,
@@ -45,7 +45,7 @@ class Connections(Protocol):
 class Broker:
     """The two cores of a broker.
 
-    ``log(line)`` writes the log.
+    ``log(line)`` writes the log; ``write(changes)`` the journal, if there is one.
     """
 
     def __init__(
@@ -54,11 +54,13 @@ class Broker:
         members: Membership,
         connections: Connections,
         log: Callable[[LogLine], None],
+        write: Callable[[list[Journaled]], None] = lambda changes: None,
     ) -> None:
         self.core = core
         self.members = members
         self._connections = connections
         self._log = log
+        self._write = write
 
     def receive(self, arrival: Arrival, now: float) -> None:
         """Handles a frame completely, since the next one may depend on it."""
@@ -88,12 +90,17 @@ class Broker:
             wanted = core.take_output()
             for dest in list(wanted.sends):  # popped, so that packed messages are freed: there may be megabytes
                 members.send(dest, wanted.sends.pop(dest), now)
+            changes = []
             for effect in wanted.effects:
                 if isinstance(effect, Departed):
                     members.departed(effect.process_id, now)
                     has_departed = True
+                elif isinstance(effect, Journaled):
+                    changes.append(effect)
                 else:
                     self._log(effect)
+            if changes:
+                self._write(changes)  # before anything of this turn leaves
             output = members.take_output()
             self._transmit(output.sends, now)
             if not output.effects:

@@ -7,7 +7,7 @@ processes are routed unopened. Waiting tasks and actors are placed once, at the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 from zray.broker.actor_placement import ActorPlacement
@@ -18,10 +18,12 @@ from zray.broker.environments import SETUP_FAILED, Environments
 from zray.broker.explanations import Explanations
 from zray.broker.functions import Functions
 from zray.broker.grants import Grants
-from zray.broker.history import History, ToldToBoth
+from zray.broker.history import History, ToldToAll
 from zray.broker.inspections import Inspections
+from zray.broker.journal_records import Kept
 from zray.broker.key_values import KeyValues
 from zray.broker.leases import Leases
+from zray.broker.ledger import Ledger
 from zray.broker.lines import Lines
 from zray.broker.memory import OUT_OF_MEMORY, MemoryPressure
 from zray.broker.notices import Notices
@@ -32,6 +34,7 @@ from zray.broker.places import Places
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import HEAD, UNIT, Pool, check_amounts
+from zray.broker.restoration import restore
 from zray.broker.scheduler import Scheduler
 from zray.broker.state_reports import StateReports
 from zray.broker.status_report import StatusReport
@@ -40,6 +43,7 @@ from zray.broker.time_limits import TimeLimits
 from zray.broker.workers import Workers
 from zray.failures import encode_failure
 from zray.ids import owner_of
+from zray.logs.line import LogLine
 from zray.protocol import key_values as kv
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
@@ -57,7 +61,8 @@ class BrokerCore:
     """All state of a broker.
 
     ``new_id()`` makes identifiers of 16 bytes; ``shell_status()`` returns the part of the status that only the shell
-    knows; ``silent_s(process)`` returns for how many seconds a process has been silent.
+    knows; ``silent_s(process)`` returns for how many seconds a process has been silent; ``has_journal``: changes of
+    what is kept over a restart are effects.
     """
 
     def __init__(
@@ -66,15 +71,17 @@ class BrokerCore:
         infeasible_warn_s: float = 2.0,
         shell_status: Callable[[], BrokerStatus] = BrokerStatus,
         silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
+        has_journal: bool = False,
     ) -> None:
         self._outbox: Outbox[BrokerEffect] = Outbox()
         self.send = self._outbox.send
+        self.log: Callable[[LogLine], None] = self._outbox.perform
         self._now = 0.0
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
         self.dropped_frames = 0  # messages that could not be sent
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
-        self._job_counter = 0
+        self.job_counter = 0
         send, perform = self.send, self._outbox.perform
 
         def clock() -> float:
@@ -93,8 +100,9 @@ class BrokerCore:
         self.notices = Notices(self.jobs, self.processes, send, perform, clock)
         self.history = History(self.processes, clock)
         # What users make, and what each of it needs.
-        told = ToldToBoth(self.notices, self.history)
-        self.actors = Actors(lines, grants, workers, send, self.jobs, self.processes, told)
+        self.ledger = ledger = Ledger(self.jobs, self.functions, workers.environments, perform)
+        told = ToldToAll([self.notices, self.history, ledger] if has_journal else [self.notices, self.history])
+        self.actors = Actors(lines, grants, workers, send, self.jobs, self.processes, told, clock)
         self.groups = PlacementGroups(
             places, grants, lines, workers, self.actors, send, self.jobs, self.processes, clock
         )
@@ -104,6 +112,9 @@ class BrokerCore:
         self.groups.fail_task = self.tasks.end_without_group
         self.actors.on_dead = self._actor_dead
         self.key_values = KeyValues(send)
+        if has_journal:
+            self.groups.events = ledger
+            self.key_values.on_change = ledger.value_changed
         self.environments = Environments(places.hosts, lines, workers, self.actors, self.jobs, self.tasks.fail_queued)
         self.time_limits = TimeLimits(workers, self.processes, send, clock)
         self.memory = MemoryPressure(places.hosts, workers, self.leases.take_back, perform, clock)
@@ -172,6 +183,12 @@ class BrokerCore:
             m.ChannelRefusals: self.reports.on_channel_refusals,
         }
 
+    @event
+    def restore(self, records: Iterable[Kept], now: float) -> None:
+        """Brings back what an earlier run of this broker has kept. To be called before anything else."""
+        self._now = now
+        restore(self, records)
+
     # ------------------------------------------------------------------ in and out
 
     def take_output(self) -> Output[BrokerEffect]:
@@ -212,13 +229,14 @@ class BrokerCore:
 
     def due_s(self, now: float) -> float:
         """In how many seconds ``schedule`` must run even if no message arrives; infinite if it need not."""
-        return min(self.grants.lent.due_s(now), self.time_limits.due_s(now))
+        return min(self.grants.lent.due_s(now), self.time_limits.due_s(now), self.actors.due_s(now))
 
     @event
     def schedule(self, now: float) -> None:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.time_limits.look(now)
+        self.actors.look(now)
         self.scheduler.run(now)
         self.leases.recall()
         if self.lines.refused:
@@ -258,8 +276,8 @@ class BrokerCore:
             process = self.processes[process_id] = Process(process_id, kind, b"", info)
             process.joined_at = now
             if kind == DRIVER:
-                self._job_counter += 1
-                process.job_id = self._job_counter.to_bytes(4, "big")
+                self.job_counter += 1
+                process.job_id = self.job_counter.to_bytes(4, "big")
                 self.jobs[process.job_id] = Job(process.job_id, process_id, info.job)
                 self.notices.driver_joined(process)
             elif kind == WORKER:
@@ -445,7 +463,7 @@ class BrokerCore:
         ``culprit``: the task that it had started last (may be empty); None: unknown, so it may be any of its tasks.
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
-        never_joined = worker.never_joined
+        never_joined, retiring = worker.never_joined, worker.retiring
         if self.environments.blames(worker, kind):
             self.environments.failed(worker, message)
             if actor is not None:  # the worker did not work for its job yet
@@ -465,7 +483,9 @@ class BrokerCore:
         self.leases.worker_gone(worker, kind, message, culprit, stop)
         if actor is not None:
             error = encode_failure(OUT_OF_MEMORY, message) if kind == OUT_OF_MEMORY else b""
-            self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError", error=error)
+            host_died = kind == "NodeDiedError"
+            by_itself = not (host_died or retiring)
+            self.actors.worker_died(actor, message, never_joined, host_died, by_itself, error)
         self._fence(worker.worker_id, message)
         if job is not None:
             self._close_job_if_over(job)

@@ -12,4 +12,14 @@ class Departed(NamedTuple):
     process_id: bytes
 
 
-BrokerEffect = Departed | LogLine
+class Journaled(NamedTuple):
+    """A change of what is kept over a restart: a record of ``zray.broker.journal_records``. None: it is gone.
+
+    The shell writes the changes of a turn before anything of that turn leaves.
+    """
+
+    key: bytes
+    record: bytes | None
+
+
+BrokerEffect = Departed | Journaled | LogLine

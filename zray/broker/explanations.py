@@ -96,7 +96,13 @@ class Explanations:
                     return
                 self._explain_worker(source, about._replace(state=q.STARTING), worker)
                 return
-            why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
+            pause_s = self._core.actors.pause_s(actor)
+            if not actor.payload:
+                why = "its constructor waits for arguments"
+            elif pause_s and actor.deaths is not None:
+                why = f"it is started again in {pause_s:.1f} s, since it has died {actor.deaths.count} times in a row"
+            else:
+                why = self._why_unplaced(actor.placement)
             about = about._replace(state=UNPLACED, why=why)
         self._core.send(source.process_id, about)
 

@@ -56,6 +56,10 @@ class Functions:
             function = self._functions[message.function_id] = _Function(message.name, message.blob, set())
         function.jobs.add(source.job_id)
 
+    def restore(self, function_id: bytes, name: str, blob: bytes, job_id: bytes) -> None:
+        """Brings back a function that a job has sent to an earlier run of the broker."""
+        self._functions.setdefault(function_id, _Function(name, blob, set())).jobs.add(job_id)
+
     def on_get(self, source: Process, message: FunctionGet) -> None:
         """Answers a process that asks for a function."""
         unknown = FunctionBlob(message.function_id, False, "", b"")

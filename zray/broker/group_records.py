@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from zray.broker.accounts import Share
 from zray.broker.lines import Waiting
 from zray.broker.packing import Trial, choose, domains
-from zray.broker.records import Host, Process
-from zray.broker.resources import Pool, Shape
+from zray.broker.records import Host
+from zray.broker.resources import Pool, Shape, shape_key
 from zray.broker.states import GROUP, PENDING
 from zray.protocol.records import GroupSpec
 
 SHOWN = 10
 """How many bundles of a group a text names."""
+
+
+def total(shapes: Iterable[Shape]) -> Shape:
+    """The sum of shapes. Raises ValueError if it is too large."""
+    amounts: dict[str, int] = {}
+    for shape in shapes:
+        for name, amount in shape.amounts.items():
+            amounts[name] = amounts.get(name, 0) + amount
+    return Shape(shape_key(amounts), amounts)
 
 
 class Group:
@@ -44,18 +53,18 @@ class Group:
         "watchers",
     )  # fmt: skip
 
-    def __init__(self, group_id: bytes, spec: GroupSpec, shapes: list[Shape], source: Process, now: float) -> None:
-        worker = source.worker
-        actor = worker.actor if worker is not None else None
+    def __init__(self, group_id: bytes, spec: GroupSpec, job_id: bytes, actor: bytes, by_job: bool, now: float) -> None:
+        """Raises ValueError if a bundle is malformed."""
         self.group_id = group_id
         self.name = group_id.hex()
         self.spec = spec
-        self.shapes = shapes
-        self.job_id = source.job_id
-        self.actor = actor.actor_id if actor is not None else b""
-        self.by_job = actor is None or not actor.detached
+        self.shapes = [Shape(shape_key(bundle), bundle) for bundle in spec.bundles]
+        total(self.shapes)
+        self.job_id = job_id
+        self.actor = actor
+        self.by_job = by_job
         self.state = PENDING
-        self.hosts: list[Host | None] = [None] * len(shapes)
+        self.hosts: list[Host | None] = [None] * len(self.shapes)
         self.had: list[bytes] = []  # the hosts of the bundles when it was removed
         self.line: GroupLine | None = None
         self.attempts = 0
@@ -67,6 +76,11 @@ class Group:
     def enter(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = GROUP.after[self.state][state]
+
+    @property
+    def outlives_job(self) -> bool:
+        """Whether it does not end with its job: it is detached, or a detached actor has created it."""
+        return self.spec.detached or not self.by_job
 
     def missing(self) -> list[tuple[int, Shape]]:
         """The bundles that are not reserved, with their indices."""

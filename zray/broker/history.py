@@ -7,7 +7,7 @@ owners (``zray.client.core.records``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from zray.broker.actors import ActorEvents
@@ -49,7 +49,7 @@ class Ended(Generic[_Record]):
         return [(max(0.0, now - ended), record) for ended, record in self._records]
 
 
-class History:
+class History(ActorEvents):
     """Notes what ends. ``clock()``: the time of the present event, in seconds.
 
     In its records, ``began_s`` is the age at the end, and ``ended_s`` is 0. The answers add what has passed since.
@@ -193,22 +193,28 @@ class History:
         return rows, self._jobs.forgotten
 
 
-class ToldToBoth:
-    """Passes events of actors on: to the notices, and to the history."""
+class ToldToAll(ActorEvents):
+    """Passes events of actors on to several listeners, in order."""
 
-    def __init__(self, notices: ActorEvents, history: History) -> None:
-        self._notices = notices
-        self._history = history
+    def __init__(self, listeners: Sequence[ActorEvents]) -> None:
+        self._listeners = listeners
+
+    def actor_created(self, actor: Actor) -> None:
+        """See ``ActorEvents``."""
+        for each in self._listeners:
+            each.actor_created(actor)
 
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
         """See ``ActorEvents``."""
-        self._notices.actor_runs(actor, worker)
+        for each in self._listeners:
+            each.actor_runs(actor, worker)
 
     def actor_restarts(self, actor: Actor, message: str, told: bool) -> None:
         """See ``ActorEvents``."""
-        self._notices.actor_restarts(actor, message, told)
+        for each in self._listeners:
+            each.actor_restarts(actor, message, told)
 
     def actor_dead(self, actor: Actor, message: str) -> None:
         """See ``ActorEvents``."""
-        self._notices.actor_dead(actor, message)
-        self._history.actor_dead(actor, message)
+        for each in self._listeners:
+            each.actor_dead(actor, message)

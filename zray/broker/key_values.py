@@ -1,7 +1,7 @@
 """The cluster's key-value store: a few small values that all drivers and workers of a cluster share.
 
-It lives as long as the broker, whoever put a value. The death of a process changes nothing in it. A request of a dead
-process that has arrived is carried out; its answer is dropped.
+It lives as long as the broker, whoever put a value, and longer if the broker has a journal. The death of a process
+changes nothing in it. A request of a dead process that has arrived is carried out; its answer is dropped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class KeyValues:
     """The values by namespace and key. ``n_bytes``: the size that ``MAX_BYTES`` limits."""
 
     def __init__(self, send: Callable[[bytes, Any], None], max_bytes: int = MAX_BYTES) -> None:
+        self.on_change: Callable[[bytes, bytes, bytes | None], None] = lambda namespace, key, value: None
+        """Called with each value that was put, or deleted (None)."""
         self._send = send
         self._max_bytes = max_bytes
         self._spaces: dict[bytes, dict[bytes, bytes]] = {}
@@ -41,9 +43,17 @@ class KeyValues:
             )
             self._send(source.process_id, KvCount(message.request, 0, fault))
             return
-        self._spaces.setdefault(message.namespace, values)[message.key] = message.value
-        self.n_bytes += more
+        self._set(message.namespace, message.key, message.value, more)
+        self.on_change(message.namespace, message.key, message.value)
         self._send(source.process_id, KvCount(message.request, int(before is None), ""))
+
+    def _set(self, namespace: bytes, key: bytes, value: bytes, more: int) -> None:
+        self._spaces.setdefault(namespace, {})[key] = value
+        self.n_bytes += more
+
+    def restore(self, namespace: bytes, key: bytes, value: bytes) -> None:
+        """Brings back a value of an earlier run of the broker."""
+        self._set(namespace, key, value, _size(key, value))
 
     def on_get(self, source: Process, message: KvGet) -> None:
         value = self._spaces.get(message.namespace, {}).get(message.key)
@@ -58,6 +68,7 @@ class KeyValues:
             keys = [message.key] if message.key in values else []
         for key in keys:
             self.n_bytes -= _size(key, values.pop(key))
+            self.on_change(message.namespace, key, None)
         if not values:
             self._spaces.pop(message.namespace, None)
         self._send(source.process_id, KvCount(message.request, len(keys), ""))

@@ -51,6 +51,7 @@ MAX_FAULTS = 100
 FAULT_BYTES = 1 << 16
 """A malformed frame counts as one fault, and one more for each full ``FAULT_BYTES`` of its size."""
 HOST_ROLE = "host"
+STARTED_AGAIN = "the broker was started again since this process has joined"
 REVOKED = "its key has been revoked"
 
 
@@ -230,7 +231,7 @@ class Membership:
             if frame.kind == KIND_HANDSHAKE:
                 self._handshake(arrival, frame, is_its)
             elif member is None or frame.incarnation != self._incarnation:
-                self._refuse_if_dead(arrival)
+                self._refuse_if_dead(arrival, is_unknown=member is None and frame.incarnation != self._incarnation)
             elif not is_its:
                 raise ProtocolError("a frame in another process's name")
             else:
@@ -251,9 +252,13 @@ class Membership:
         if messages:
             self._perform(Heard(member.process_id, messages))
 
-    def _refuse_if_dead(self, arrival: Arrival) -> None:
+    def _refuse_if_dead(self, arrival: Arrival, is_unknown: bool) -> None:
+        """Refuses a process that was declared dead.
+
+        ``is_unknown``: it has joined an earlier run of the broker, and is refused, too.
+        """
         self.dropped_frames += 1
-        reason = self._objection(arrival.process_id, DRIVER, b"")
+        reason = self._objection(arrival.process_id, DRIVER, b"") or (STARTED_AGAIN if is_unknown else "")
         if reason:
             self._reply(arrival, Refused(reason, []))
 

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zray.broker.actors import ActorEvents
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import describe_host
-from zray.broker.states import RETIRED
+from zray.broker.states import PROBED, RETIRED
 from zray.logs.digest import Digest, in_a_line
 from zray.logs.line import DEBUG, INFO, WARNING, LogLine
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
@@ -25,7 +26,7 @@ AGAIN, NOT_AGAIN = "tried again", "not to be tried again"
 """What happens to the tasks of a host that is lost."""
 
 
-class Notices:
+class Notices(ActorEvents):
     """Writes the lines. ``perform(effect)`` logs one; ``clock()``: the time of the present event, in seconds.
 
     ``_restarts`` sums up restarts of actors, by job: many may die at once. ``_failed_starts``: how many workers in a
@@ -111,7 +112,8 @@ class Notices:
 
     def worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         """A worker is dead, but its record still has its tasks. ``culprit``: as in ``BrokerCore._worker_gone``."""
-        known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # other lines have said so
+        # Other lines have said so; or it was asked to exit, and its host was faster than its answer.
+        known = worker.retiring or worker.state in (PROBED, RETIRED) or kind == "NodeDiedError"
         level = DEBUG if known and not worker.outstanding else WARNING
         name = f"worker {worker.worker_id.hex()}"
         self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
@@ -168,7 +170,9 @@ class Notices:
             digest = self._restarts[actor.job_id] = Digest("actors died and are restarted")
         n_left = actor.restarts_left
         left = f", {n_left} {'restart is' if n_left == 1 else 'restarts are'} left" if n_left >= 0 else ""
-        if notice := digest.add(self._clock(), actor.label, f"{in_a_line(message)}; it is restarted{left}"):
+        pause_s = actor.paused_until - self._clock()
+        when = f" in {pause_s:g} s" if pause_s > 0 else ""
+        if notice := digest.add(self._clock(), actor.label, f"{in_a_line(message)}; it is restarted{when}{left}"):
             self._tell(actor.job_id, notice)
 
 

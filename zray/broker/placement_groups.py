@@ -17,18 +17,19 @@ so that nothing is granted twice.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from zray.broker.actors import Actors
 from zray.broker.grants import Grants
-from zray.broker.group_records import Group, GroupLine
+from zray.broker.group_records import Group, GroupLine, total
 from zray.broker.group_reports import GroupReports
+from zray.broker.journal_records import KeptGroup
 from zray.broker.lines import Lines
 from zray.broker.packing import STRATEGIES
 from zray.broker.places import Places
 from zray.broker.records import Envelope, Host, Job, Process, Reservation
-from zray.broker.resources import Pool, Shape, as_floats, shape_key
+from zray.broker.resources import Pool, Shape, as_floats
 from zray.broker.states import CREATED, PENDING, REMOVED, RESCHEDULING
 from zray.broker.workers import Workers
 from zray.bundles import added
@@ -39,6 +40,16 @@ from zray.scheduling.constraint import OPERATORS
 MAX_REMOVED = 1000
 """How many removed groups are remembered, for processes that ask."""
 MAX_BUNDLES = 10_000
+
+
+class GroupEvents:
+    """What ``PlacementGroups`` reports. Here it is ignored."""
+
+    def group_created(self, group: Group) -> None:
+        """A group was created. It waits for its place."""
+
+    def group_removed(self, group: Group) -> None:
+        """A group was removed."""
 
 
 class PlacementGroups:
@@ -58,6 +69,7 @@ class PlacementGroups:
     ) -> None:
         self.fail_task: Callable[[Envelope], None] = lambda envelope: None
         """Fails a task that has not started, because its group is removed. The broker's core sets it."""
+        self.events: GroupEvents = GroupEvents()
         self.groups: dict[str, Group] = {}  # by identifier in hexadecimal; not removed
         self.names: dict[tuple[str, str], Group] = {}
         self._by_actor: dict[bytes, dict[str, Group]] = {}  # by the actor that created them
@@ -100,17 +112,29 @@ class PlacementGroups:
             self._send(source.process_id, GroupNamed(message.request, taken))
             if taken:
                 return
+        actor = source.worker.actor if source.worker is not None else None
+        creator, by_job = (b"", True) if actor is None else (actor.actor_id, not actor.detached)
         try:
-            shapes = [Shape(shape_key(bundle), bundle) for bundle in spec.bundles]
-            _sum(shapes)
+            group = Group(message.group_id, spec, source.job_id, creator, by_job, self._clock())
         except ValueError as error:
             raise ProtocolError(f"malformed bundle: {error}") from None
-        group = self.groups[name] = Group(message.group_id, spec, shapes, source, self._clock())
+        self._add(group)
+        self.events.group_created(group)
+        self._wait(group, source.depth)
+
+    def _add(self, group: Group) -> None:
+        spec = group.spec
+        self.groups[group.name] = group
         if spec.name:
             self.names[spec.namespace, spec.name] = group
         if group.actor:
-            self._by_actor.setdefault(group.actor, {})[name] = group
-        self._wait(group, source.depth)
+            self._by_actor.setdefault(group.actor, {})[group.name] = group
+
+    def restore(self, kept: KeptGroup) -> None:
+        """Brings back a group of an earlier run of the broker. It waits for hosts."""
+        group = Group(kept.group_id, kept.spec, kept.job_id, kept.actor, kept.by_job, self._clock())
+        self._add(group)
+        self._wait(group)
 
     def on_remove(self, source: Process, message: GroupRemove) -> None:
         group = self.groups.get(message.group_id.hex())
@@ -164,7 +188,7 @@ class PlacementGroups:
         key = (group.job_id, alone, wanted, depth)
         line = self._lines.others.get(key)
         if line is None:
-            share = self._shares.open(group.job_id, _sum(shape for _, shape in missing), depth)
+            share = self._shares.open(group.job_id, total(shape for _, shape in missing), depth)
             line = self._lines.others[key] = GroupLine(share, self._place)
             share.plan = lambda: self._plan(line)
         assert isinstance(line, GroupLine), "other lines are those of groups"
@@ -204,7 +228,7 @@ class PlacementGroups:
         shapes: dict[bytes, list[Shape]] = {}
         for index, host in found.items():
             shapes.setdefault(host.host_id, []).append(line.first().shapes[index])
-        return [(self._hosts[host_id], _sum(each)) for host_id, each in shapes.items()]
+        return [(self._hosts[host_id], total(each)) for host_id, each in shapes.items()]
 
     def _reserve(self, group: Group, index: int, host: Host) -> None:
         shape = group.shapes[index]
@@ -225,6 +249,7 @@ class PlacementGroups:
         """Removes a group, ends what runs or waits in it, and releases its bundles."""
         self._wait_no_more(group)
         group.enter(REMOVED)
+        self.events.group_removed(group)
         del self.groups[group.name]
         created = self._by_actor.get(group.actor)
         if created is not None:
@@ -338,14 +363,6 @@ class PlacementGroups:
             if group.spec.topology:
                 assert len({host.info.labels[group.spec.topology] for host in places}) <= 1, "one domain"
             assert all(host is None or group.admits(host, index) for index, host in enumerate(group.hosts)), "selectors"
-
-
-def _sum(shapes: Iterable[Shape]) -> Shape:
-    total: dict[str, int] = {}
-    for shape in shapes:
-        for name, amount in shape.amounts.items():
-            total[name] = total.get(name, 0) + amount
-    return Shape(shape_key(total), total)
 
 
 def _freed(host: Host) -> Pool:

@@ -12,6 +12,7 @@ from zray.broker.states import ACTOR, PENDING_CREATION, STARTING, WORKER
 from zray.named_tuples import NamedTuple
 from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
+from zray.repeated_deaths import RepeatedDeaths
 
 LENT_FOR_S = 0.1
 """How long lent CPUs are kept for deeper tasks, see ``zray.broker.lent``. (Ray's worker cap waits 1, 2, 4, ... s.)"""
@@ -312,9 +313,10 @@ class Actor:
     until the actor has been announced: calls may come before that.
     """
 
-    __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "depth", "failed_starts",
-                 "function_id", "incarnation", "job_id", "last_seq", "near", "payload", "place", "placement",
-                 "queue", "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "constructed", "creator", "death_message", "deaths", "depth", "failed_starts",
+                 "function_id", "incarnation", "ip", "job_id", "last_seq", "near", "paused_until", "payload", "place",
+                 "placement", "queue", "released", "restarts_left", "running", "spec", "state", "subscribers",
+                 "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -333,13 +335,15 @@ class Actor:
         self.failed_starts = 0  # the number of workers in a row that died before they could take it
         self.worker: Worker | None = None
         self.place = (b"", b"", 0)  # of its latest worker, once it has left that; see ``place_of``
+        self.ip = ""  # the address of that worker's host
         self.constructed = False  # its constructor has returned, at least once
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}
         self.subscribers: dict[bytes, None] = {}
         self.released = False
         self.death_message = ""
-        self.death_error = b""
+        self.deaths: RepeatedDeaths | None = None  # of incarnations that have died by themselves
+        self.paused_until = 0.0  # when it was or will be started again after its latest death
 
     def enter(self, status: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
@@ -349,6 +353,7 @@ class Actor:
         """Its worker is dead, or has ended it."""
         if self.worker is not None:
             self.place = place_of(self.worker)
+            self.ip = self.worker.host.info.ip
             self.worker = None
 
     @property
@@ -361,3 +366,17 @@ class Actor:
         """The actor's name in messages: its class and, if it has one, its name."""
         spec = self.spec
         return f"{spec.short_name} '{spec.name}'" if spec.name else spec.short_name
+
+    @property
+    def facts(self) -> str:
+        """Which actor it is, or was: a line for each fact that is known, in Ray's words, for the text of its death."""
+        spec, worker = self.spec, self.worker
+        facts = {
+            "class_name": spec.short_name,
+            "actor_id": self.actor_id.hex(),
+            "pid": str((place_of(worker) if worker is not None else self.place)[2] or ""),
+            "name": spec.name,
+            "namespace": spec.namespace,
+            "ip": worker.host.info.ip if worker is not None else self.ip,
+        }
+        return "".join(f"\n\t{name}: {fact}" for name, fact in facts.items() if fact)

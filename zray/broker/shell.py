@@ -17,7 +17,7 @@ from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
 from zray.config import FREEZE_HEAP, Config
-from zray.exceptions import ConfigError
+from zray.exceptions import ConfigError, SystemFailure
 from zray.logs.line import ERROR, LogLine
 from zray.logs.process_log import write
 from zray.memory.heap import freeze_heap
@@ -29,6 +29,7 @@ from zray.transport.broker_socket import BrokerSocket
 from zray.transport.sockets import RESERVED_DESCRIPTORS
 
 if TYPE_CHECKING:
+    from zray.broker.journal import Journal
     from zray.transport.security.keys import KeyDirectory
 
 MAX_FRAMES_PER_TURN = 1000
@@ -47,9 +48,13 @@ class BrokerShell:
         upkeep: Callable[[float], None] = lambda now: None,
         more: Sequence[str] = (),
         if_free: Sequence[str] = (),
+        journal: Journal | None = None,
     ) -> None:
         """``keys``, ``more``, ``if_free``: see ``BrokerSocket``. ``upkeep(now)`` is called once a second, and writes to
-        the log."""
+        the log. ``journal``: what an earlier broker has kept, and where this one keeps it; it is closed at the end.
+
+        Raises ConfigError if the address or the journal cannot be used.
+        """
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
@@ -58,10 +63,15 @@ class BrokerShell:
         core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status,
             silent_s=lambda process_id: members.silent_s(process_id, time.monotonic()),
+            has_journal=journal is not None,
         )  # fmt: skip
+        self._journal = journal
+        if journal is not None:
+            core.restore(journal.records(), time.monotonic())
         rules = Rules(config.heartbeat_s, config.silence_s, config.max_message_bytes, self._socket.is_tcp)
         members = Membership(os.urandom(8), rules, self._socket.role_of, core.may_join, self._socket.unanswered_s)
-        self._broker = Broker(core, members, self._socket, write)
+        keep = [] if journal is None else [journal.write]
+        self._broker = Broker(core, members, self._socket, write, *keep)
         self._started = time.monotonic()
         self._stopped = False
         self._last_tick = 0.0
@@ -82,6 +92,8 @@ class BrokerShell:
         while not self._stopped:
             self.one_turn()
         self._socket.close()
+        if self._journal is not None:
+            self._journal.close()
 
     @property
     def dropped_frames(self) -> int:
@@ -124,6 +136,8 @@ class BrokerShell:
         if now - self._kept_up >= UPKEEP_S:
             self._kept_up = now
             self._upkeep(now)
+            if self._journal is not None:
+                self._journal.tick(now)
         self._look_at_descriptors()
         self._socket.keep()
 
@@ -144,18 +158,23 @@ def run_broker(
     upkeep: Callable[[float], None] = lambda now: None,
     more: Sequence[str] = (),
     if_free: Sequence[str] = (),
+    journal: Journal | None = None,
 ) -> int:
     """Runs a broker until SIGINT or one of ``end_signals``. Returns its exit code.
 
     The other arguments: see ``BrokerShell``.
     """
     try:
-        shell = BrokerShell(address, config, keys, upkeep, more, if_free)
+        shell = BrokerShell(address, config, keys, upkeep, more, if_free, journal)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2
     raise_descriptor_limit()
     for number in (signal.SIGINT, *end_signals()):
         signal.signal(number, lambda *_: shell.stop())
-    shell.serve(lambda: on_ready(shell.address))
+    try:
+        shell.serve(lambda: on_ready(shell.address))
+    except SystemFailure as error:
+        write(LogLine(ERROR, "broker", str(error)))
+        return 1
     return 0

@@ -13,7 +13,7 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ConfigError, ZrayError
-from zray.logs.process_log import BROKER_LOG, start_log
+from zray.logs.process_log import BROKER_LOG, start_log, write
 from zray.sessions.directories import (
     Current,
     SessionPaths,
@@ -45,6 +45,11 @@ from zray.version import VERSION
 @click.option("--bind-if-free", "if_free", multiple=True, metavar="ADDRESS", hidden=True)
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: everyone who reaches the port can run code as you.")
+@click.option(
+    "--journal", metavar="FILE",
+    help="Keep detached actors, placement groups that outlive their job, and the key-value store in this file. A "
+    "broker that is started with the same file brings them back. Default: they end with the broker.",
+)  # fmt: skip
 @click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
 @click.option("--quiet", is_flag=True, help="Once ready, write nothing more to stdout and stderr: the log file has it.")
 @click.version_option(VERSION)
@@ -53,6 +58,7 @@ def main(
     if_free: tuple[str, ...],
     keys: str | None,
     insecure: bool,
+    journal: str | None,
     log_level: str | None,
     quiet: bool,
 ) -> None:
@@ -72,7 +78,7 @@ def main(
     file, it logs which processes join, which are refused, and what fails.
     """
     try:
-        sys.exit(_run(binds or ("",), if_free, keys, insecure, log_level, quiet))
+        sys.exit(_run(binds or ("",), if_free, keys, insecure, journal, log_level, quiet))
     except ZrayError as error:
         click.echo(f"zray-broker: {error}", err=True)
         sys.exit(2)
@@ -83,6 +89,7 @@ def _run(
     if_free: tuple[str, ...],
     keys: str | None,
     insecure: bool,
+    journal: str | None,
     log_level: str | None,
     quiet: bool,
 ) -> int:
@@ -90,7 +97,7 @@ def _run(
     bind = binds[0]
     for each in filter(None, binds):
         check_address(each)
-    config = from_environment(keys=keys, log_level=log_level)
+    config = from_environment(keys=keys, log_level=log_level, journal=journal)
     directory = KeyDirectory(config.keys) if bind.startswith("tcp://") and not insecure else None
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)
@@ -129,7 +136,13 @@ def _serve(
     set_title(f"zray: broker {paths.name}")
     start_log(config.log_level or "INFO", f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
     address, *more = binds
-    return run_broker(address or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check, more, if_free)
+    kept = None
+    if config.journal:
+        from zray.broker.journal import Journal  # SQLite is 2 MB, which brokers without a journal save
+
+        kept = Journal(config.journal, config.journal_sync, write)
+    where = address or f"ipc://{paths.broker_socket}"
+    return run_broker(where, config, ready, keys, upkeep.check, more, if_free, kept)
 
 
 def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:

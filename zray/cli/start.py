@@ -82,6 +82,7 @@ def _accept_others(command: Callable[..., None]) -> Callable[..., None]:
     "--temp-dir", metavar="DIRECTORY",
     help="Where sockets and logs are. Set ZRAY_TMPDIR to it for zray stop, and for zray.init().",
 )  # fmt: skip
+@click.option("--journal", metavar="FILE", help="Where the broker keeps what outlives it, with --head.")
 @click.option("--block", is_flag=True, help="Stay in the foreground. What was started ends with this command.")
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: everyone who reaches the port can run code as you.")
@@ -95,6 +96,7 @@ def start(
     node_ip_address: str | None,
     object_spilling_directory: str | None,
     temp_dir: str | None,
+    journal: str | None,
     block: bool,
     keys: str | None,
     insecure: bool,
@@ -120,13 +122,16 @@ def start(
         others |= {"node_ip_address": node_ip_address, "ray_client_server_port": clients_port}
     if ignored := sorted(f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None):
         click.echo(f"without a meaning in zray: {', '.join(ignored)}")
+    if journal and not head:
+        raise click.UsageError("--journal is for --head: the broker keeps the journal")
     security = ["--insecure"] if insecure else []
     started: list[subprocess.Popen[bytes]] = []
     try:
         if head:
             ip = node_ip_address or ip_address(_ANYWHERE) or "127.0.0.1"
             binds = ["--bind", target, *_for_clients(target, clients_port)]
-            target = _start_broker(ip, binds, security, environ, config, started)
+            kept = ["--journal", os.path.abspath(journal)] if journal else []
+            target = _start_broker(ip, [*binds, *kept], security, environ, config, started)
         options = [text for name, value in offers.items() if value is not None for text in (_option(name), value)]
         patience_s = max(config.start_timeout_s, config.join_timeout_s + _JOIN_EXTRA_S)
         _launch("zray.cli.worker", ["--address", target, *options, *security], environ, patience_s, started)

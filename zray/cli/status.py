@@ -34,7 +34,7 @@ from zray.protocol.questions import (
     WorkerCounts,
 )
 from zray.protocol.records import StoreUse
-from zray.scheduling.labels import NODE_ID_LABEL
+from zray.scheduling.constraint import NODE_ID_LABEL
 from zray.transport.security.dialer import credentials_for
 
 MAX_ROWS = 20

@@ -10,6 +10,9 @@ from typing import NoReturn
 import click
 
 import zray
+import zray.worker.process.main  # first, see zray.local_cluster.process
+
+# isort: split
 from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError

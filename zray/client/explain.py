@@ -102,7 +102,7 @@ class OwnFacts:
             argument = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")
             view = core.actors.views.get(task.route.actor_id)
             if task.state is WAITING and not task.missing:
-                unsent = f"{called} was stopped because memory was short, and is tried again after a pause"
+                unsent = f"{called} {core.tasks.pauses.why(task_id)}, and is tried again after a pause"
             if task.state is READY and view is not None and view.state is LIVE:
                 unsent = f"{called} has not been sent: {view.pending_calls:,} calls of this process are pending"
             return Known(called, task.route.actor_id, argument, unsent)

@@ -193,12 +193,15 @@ class Session:
         with self.shell.lock:
             return list(self.core.last_records(reason, time.monotonic()))
 
-    def close(self, last_messages: list[Any]) -> None:
-        """Leaves the cluster. ``last_messages`` are sent to the broker first."""
+    def close(self, last_messages: list[Any], confirm_s: float = 0.0) -> None:
+        """Leaves the cluster. ``last_messages`` are sent to the broker first.
+
+        ``confirm_s``: how long to wait until the broker has received everything before them.
+        """
         with self.shell.lock:
             self.core.tell_held_back(math.inf)
             self.shell.collect()
-        self.shell.close(last_messages)
+        self.shell.close(last_messages, confirm_s)
         self.shell.settle()
         self.checked.forget()
         waiting = [waiter for entry in list(self.core.references.entries.values()) for waiter in entry.waiters or ()]

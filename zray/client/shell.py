@@ -546,8 +546,11 @@ class ClientShell:
 
     # ------------------------------------------------------------------ the end
 
-    def close(self, last_messages: list[Any]) -> None:
-        """Sends ``last_messages``, stops the thread and closes the socket."""
+    def close(self, last_messages: list[Any], confirm_s: float = 0.0) -> None:
+        """Stops the thread, sends what is left and then ``last_messages``, and closes the socket.
+
+        ``confirm_s``: how long to wait until the broker has received what is left.
+        """
         with self.lock:
             if self.closed:
                 return
@@ -566,7 +569,10 @@ class ClientShell:
                 self._take_output()
                 unsent = self._unsent
                 messages = through_broker(unsent) if self._lanes is None else self._send_by_lanes(unsent)
-                self.connection.flush([*messages, *last_messages])
+                self.connection.flush(messages)
+                if confirm_s:
+                    self.connection.confirm(confirm_s)
+                self.connection.flush(last_messages)
             self.connection.close()
             if self._lanes is not None:
                 self._lanes.close()

@@ -18,6 +18,7 @@ OPTIMIZATIONS = ("bare-fork", "fill-holes", "fill-malloc", "freeze-heap", "tune-
 ``docs/architecture.md`` says what each one gains and where it is.
 """
 BARE_FORK, FILL_HOLES, FILL_MALLOC, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
+JOURNAL_SYNC = ("normal", "full")
 AUTO, ON, OFF = PIN_CPUS = ("auto", "on", "off")
 """The values of the setting ``pin_cpus``."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -63,6 +64,17 @@ class Config:
     """Where a host puts objects when its store is full; default: within the session directory."""
     profiling: bool = False
     """Whether the workers of a host record when each task ran, for zray.timeline(); Ray's RAY_PROFILING counts too."""
+    journal: str = ""
+    """The file in which a broker keeps what outlives it: detached actors, placement groups, the key-value store.
+
+    A broker that is started with the same file brings them back. Default: nothing is kept.
+    """
+    journal_sync: str = "normal"
+    """When a change in the journal is on disk: "normal" or "full".
+
+    In both modes a change is written before it is acknowledged, and survives the death of the broker. With "full" it is
+    also flushed to the disk, so that it survives a crash of the machine.
+    """
     memory_usage_threshold: float = 0.95
     """The part of the memory of a host's machine, or of its control group, from which on tasks are stopped, 0 to 1.
 

@@ -21,13 +21,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, PIN_CPUS, Config
+from zray.config import JOURNAL_SYNC, KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, PIN_CPUS, Config
 from zray.exceptions import ConfigError
 from zray.named_tuples import NamedTuple
 
 DEFAULT = "default"
 PREFIX = "ZRAY_"
-OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
+OTHER_VARIABLES = frozenset(
+    {"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED", "ZRAY_WORKFLOW_DIR"}
+)
 """Variables of zray that are not settings."""
 RAY_VARIABLES = {
     "address": "RAY_ADDRESS",
@@ -61,7 +63,7 @@ _MOST: dict[str, float] = {"max_message_bytes": 2**31, "memory_monitor_refresh_m
 _MOST_SECONDS = 7 * 86400
 _MOST_OF_ALL = 2**49  # as an amount, in ten-thousandths, it still fits the 64 bits that it has in messages
 _ZERO_TOO = frozenset({"object_store_memory"})
-_PATHS = frozenset({"keys", "spill_dir", "tmpdir"})
+_PATHS = frozenset({"journal", "keys", "spill_dir", "tmpdir"})
 ALL = "all"
 """Means all optimizations."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -343,8 +345,15 @@ def _pinning(given: object) -> str:
     return word.lower()
 
 
+def _sync(given: object) -> str:
+    if given not in JOURNAL_SYNC:
+        raise ValueError
+    return str(given)
+
+
 _CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {
     "log_level": (_level, ", ".join(LOG_LEVELS)),
+    "journal_sync": (_sync, ", ".join(JOURNAL_SYNC)),
     "pin_cpus": (_pinning, ", ".join(PIN_CPUS)),
 }
 """Settings whose value is one of a few words."""

@@ -24,9 +24,9 @@ _KEPT = (ObjectRef, ActorHandle, ActorClass, RemoteFunction, FunctionType, Modul
 
 
 class Scan:
-    """The nodes inside ``value``: instances of ``kind``."""
+    """The nodes inside ``value``: instances of ``kind``, a class or several."""
 
-    def __init__(self, value: Any, kind: type) -> None:
+    def __init__(self, value: Any, kind: type | tuple[type, ...]) -> None:
         self._value = value
         self._kind = kind
         self._kept: list[Any] = []

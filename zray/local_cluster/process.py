@@ -16,6 +16,9 @@ import sys
 from typing import Any
 
 import zray
+import zray.worker.process.main  # first: what workers write to then lies together, and each copies fewer pages
+
+# isort: split
 from zray.broker.shell import run_broker
 from zray.config import WARM_UP, Config
 from zray.exceptions import ZrayError

@@ -204,13 +204,18 @@ class Link:
     def tick(self, now: float) -> bool:
         """Queues pings, acknowledgements and probes that are due. Returns False if the peer was silent for too long."""
         if self._unacked and now - max(self._unacked[0][2], self._progress) >= self._probe_s:
-            self._progress = now
-            self._asked = self._unacked[-1][0]
-            self._transmit.append((0, _CONTROL.pack(_PROBE, self._asked)))
+            self.probe(now)
         ack_due = self._received > self._acked
         if (ack_due or now - self.last_sent >= self._heartbeat_s) and not self.pending:
             self._transmit.append((0, b""))
         return now - self.last_heard < self._silence_s
+
+    def probe(self, now: float) -> None:
+        """Asks the peer what it has received, if something is not acknowledged. It answers at once."""
+        if self._unacked:
+            self._progress = now
+            self._asked = self._unacked[-1][0]
+            self._transmit.append((0, _CONTROL.pack(_PROBE, self._asked)))
 
     @property
     def last_number(self) -> int:

@@ -207,27 +207,18 @@ TYPES: tuple[Any, ...] = (
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
-_Decoder = tuple[Any, Callable[[list[Any]], Any], Callable[[list[Any]], bool]]
-"""A class, the function that makes a message of its fields, and the test for an array."""
+_Decoder = tuple[Callable[[list[Any]], Any], Callable[[list[Any]], bool]]
+"""The function that makes a message of its fields, and the test for an array."""
+_decoders: list[_Decoder | None] = [None] * len(TYPES)
+"""By the number of a class; None until it is needed: generating all takes milliseconds, and a driver needs few."""
 
 
-def _decoder_on_demand(number: int) -> _Decoder:
-    """A decoder that is generated at its first use: generating all takes milliseconds, and a driver needs few."""
-
-    def fits(row: list[Any]) -> bool:
-        _generate(number)
-        return _decoders[number][2](row)
-
-    return TYPES[number], lambda fields: _decoders[number][1](fields), fits
-
-
-def _generate(number: int) -> None:
-    kind = TYPES[number]
-    _decoders[number] = kind, maker(kind), fits_message(kind)
+def _generate(number: int) -> _Decoder:
+    decoder = _decoders[number] = maker(TYPES[number]), fits_message(TYPES[number])
+    return decoder
 
 
 _QUESTIONS = (HostsQuery.__module__, StateOfHosts.__module__)
-_decoders: list[_Decoder] = [_decoder_on_demand(number) for number in range(len(TYPES))]
 
 
 def prepare() -> None:
@@ -251,9 +242,10 @@ def decode_row(row: Any, allowed: frozenset[Any]) -> Any:
     """Returns the message of a row. Raises ProtocolError if it is malformed or not of an ``allowed`` class."""
     if type(row) is not list or not row or type(row[0]) is not int or not 0 <= row[0] < len(_decoders):
         raise ProtocolError("not a message of this protocol version")
-    kind, make, fits = _decoders[row[0]]
+    kind = TYPES[row[0]]
     if kind not in allowed:
         raise ProtocolError(f"{kind.__name__} may not be sent by this peer")
+    make, fits = _decoders[row[0]] or _generate(row[0])
     if not fits(row):
         raise ProtocolError(f"malformed {fault_in(kind, row[1:])}")
     del row[0]

@@ -34,7 +34,7 @@ SIZES = {
     "group_id": GROUP_ID_BYTES,
 }
 """The size of an identifier in bytes, by the name of its field; for a list, the size of each identifier."""
-LIMITLESS = frozenset({"max_restarts"})
+LIMITLESS = frozenset({"max_restarts", "restarts_left"})
 """Integer fields that may also be -1, which means no limit."""
 
 
@@ -43,7 +43,6 @@ def is_record(hint: Any) -> bool:
     return hasattr(hint, "_fields")
 
 
-@functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
     return {field: _hint(kind.__module__, text) for field, text in kind.__annotations__.items()}
 
@@ -118,10 +117,14 @@ def _function(argument: str, tests: list[str], scope: dict[str, Any]) -> Callabl
     return function
 
 
+_NO_NAMES: dict[str, Any] = {}
+"""The globals of functions that use no others: one for all takes less memory."""
+
+
 @functools.cache
 def _of_text(text: str) -> Callable[[Any], bool]:
     """The function with this text. A third of the classes have the same fields, but for their names, as another one."""
-    function: Callable[[Any], bool] = eval(text, {})
+    function: Callable[[Any], bool] = eval(text, _NO_NAMES)
     return function
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from zray.named_tuples import NamedTuple
 
+NODE_ID_LABEL = "ray.io/node-id"
+"""The label that every host has: its identifier, in hexadecimal digits."""
 IN, NOT_IN, EXISTS, DOES_NOT_EXIST = OPERATORS = range(4)
 """The operators of a term."""
 

@@ -13,9 +13,6 @@ from typing import Any
 
 from zray.scheduling.constraint import IN, NOT_IN, Term
 
-NODE_ID_LABEL = "ray.io/node-id"
-"""The label that every host has: its identifier, in hexadecimal digits."""
-
 MAX_NAME_CHARS = 63
 MAX_PREFIX_CHARS = 253
 _NAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?"

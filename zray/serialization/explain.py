@@ -29,14 +29,23 @@ Member = tuple[str, Any]
 def explain_unpicklable(value: Any, label: str) -> str:
     """Returns a text that says why ``value`` cannot be pickled, and what to do. The text calls the value ``label``."""
     path, culprit, error = _innermost(value)
+    begin = f"{_in_rays_words(label)}: cannot pickle {label}"
     if isinstance(error, RecursionError):
         return (
-            f"cannot pickle {label}: it is nested too deeply (sys.getrecursionlimit() is {sys.getrecursionlimit()}). "
+            f"{begin}: it is nested too deeply (sys.getrecursionlimit() is {sys.getrecursionlimit()}). "
             "Flatten it, for instance into a list, or raise the limit with sys.setrecursionlimit()"
         )
     what = f"{path.strip()} is a {type(culprit)}" if path else f"it is a {type(culprit)}"
     reason = f" ({_shorten(error)})" if error else ""
-    return f"cannot pickle {label}: {what}{reason}. {_remedy(culprit)}"
+    return f"{begin}: {what}{reason}. {_remedy(culprit)}"
+
+
+def _in_rays_words(label: str) -> str:
+    """What failed, as the texts of Ray's errors begin: programs look for these words."""
+    kind, _, name = label.partition(" ")
+    if kind == "class":
+        return f"Could not serialize the actor class {name}"
+    return f"Could not serialize the {'put value' if label == 'the value' else label}"
 
 
 def _innermost(value: Any) -> tuple[str, Any, Exception | None]:

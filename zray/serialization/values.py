@@ -94,7 +94,7 @@ class Serialized:
         if view.nbytes < self.total_bytes:
             raise ValueError(f"{self.total_bytes} bytes do not fit into {view.nbytes}")
         end = 0
-        for piece in self._pieces():
+        for piece in self.pieces():
             view[end : end + len(piece)] = piece
             end += len(piece)
 
@@ -102,10 +102,10 @@ class Serialized:
         """Returns the encoded form. Copies nothing if the value is small and has neither buffers nor references."""
         if type(self.pickle) is bytes and not self._framed:
             return self.pickle
-        return b"".join(self._pieces())
+        return b"".join(self.pieces())
 
-    def _pieces(self) -> list[bytes | memoryview]:
-        """The pieces of the encoded form, in order."""
+    def pieces(self) -> list[bytes | memoryview]:
+        """Returns the pieces of the encoded form, in order. Those of large values share their memory."""
         parts = [self.pickle] if type(self.pickle) is bytes else self.pickle
         if not self._framed:
             return [*parts]

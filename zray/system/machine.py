@@ -79,7 +79,7 @@ def host_labels(
 
     Given labels override the environment's. No label overrides the identifier.
     """
-    from zray.scheduling.labels import NODE_ID_LABEL  # every process loads this module, and only hosts need that one
+    from zray.scheduling.constraint import NODE_ID_LABEL  # drivers load this module before those of the client
 
     of_environment = {label: environ[name] for name, label in _LABEL_VARIABLES.items() if environ.get(name)}
     kinds = [name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)]

@@ -15,6 +15,7 @@ from zray import version
 from zray.config import Config
 from zray.exceptions import SILENT_LISTENER, ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
+from zray.protocol.contract import TICK_S
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, WORKER, Hello, ProtocolError, Refused, Welcome
 from zray.protocol.records import JoinInfo
@@ -127,6 +128,25 @@ class Connection:
     def readable(self) -> bool:
         """Whether something has arrived. Check this after a send, which may consume the signal of the descriptor."""
         return is_readable(self.socket)
+
+    def confirm(self, timeout_s: float) -> bool:
+        """Waits until the broker has received everything that was sent. Drops what arrives meanwhile.
+
+        Returns False after ``timeout_s``, or once the broker has refused this process or has been silent for too long.
+        Others may tell the broker that this process has ended, each by a connection of its own. Only what is confirmed
+        is certain to be there before that.
+        """
+        link, deadline = self.link, time.monotonic() + timeout_s
+        link.probe(time.monotonic())
+        self.flush([])
+        while not link.idle:
+            now = time.monotonic()
+            if now >= deadline or self.refused is not None or not link.tick(now):
+                return False
+            self.flush([])  # what the tick found due, and what was lost
+            self.socket.poll(round(1000 * min(TICK_S, deadline - now)))
+            self.receive()
+        return True
 
     def close(self, linger_ms: int = 200) -> None:
         """Closes the socket. Waits up to ``linger_ms`` milliseconds for the last frames to leave."""

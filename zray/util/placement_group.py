@@ -10,6 +10,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from zray.api.group_arguments import STRATEGIES
 from zray.api.placement_groups import PlacementGroup as PlacementGroup
 from zray.api.placement_groups import PlacementGroupNameTaken as PlacementGroupNameTaken
 from zray.api.placement_groups import check_placement_group_index as check_placement_group_index
@@ -20,6 +21,7 @@ from zray.api.placement_groups import placement_group_table as placement_group_t
 from zray.api.placement_groups import remove_placement_group as remove_placement_group
 from zray.api.placement_groups import validate_placement_group as validate_placement_group
 
+VALID_PLACEMENT_GROUP_STRATEGIES = set(STRATEGIES)
 PlacementGroup.__module__ = __name__
 
 

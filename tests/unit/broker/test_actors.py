@@ -8,6 +8,7 @@ from tests.unit.broker.harness import ACTOR, FUNCTION, NO_CPU, ONE_CPU, OTHER, B
 from zray.broker.states import RETIRED
 from zray.ids import make_task_id
 from zray.protocol import messages as m
+from zray.protocol.questions import ExplainActor, Explanation
 from zray.protocol.records import JoinInfo
 
 THIRD = make_task_id(b"driver".ljust(16, b"\0"), 3)
@@ -429,11 +430,102 @@ def test_restarts_are_counted(broker, restarts):
 
 
 def test_restarts_without_limit(broker):
+    """After each, it runs for long enough."""
     stage = Stage(broker, max_restarts=-1)
-    for _ in range(20):
+    for _ in range(30):
+        broker.tick(10)
         broker.kill(stage.worker)
         stage.worker = stage.find()
-    assert broker.core.actors.actors[ACTOR].incarnation == 20
+    assert broker.core.actors.actors[ACTOR].incarnation == 30
+
+
+def started(broker, stage) -> bool:
+    """Whether the actor has a worker. Joins it."""
+    broker.workers(stage.host)
+    return broker.core.actors.actors[ACTOR].worker is not None
+
+
+def die_again(broker, stage, times: int = 1) -> None:
+    """The actor dies at once after each start."""
+    for _ in range(times):
+        while not started(broker, stage):
+            broker.tick(min(broker.core.due_s(broker.now), 30))
+        stage.worker = stage.find()
+        broker.kill(stage.worker)
+
+
+def test_what_dies_at_once_is_started_later_and_later(broker):
+    stage = Stage(broker, max_restarts=-1)
+    die_again(broker, stage, 3)
+    assert started(broker, stage), "the first ones cost no time"
+    for pause_s in [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]:
+        stage.worker = stage.find()
+        broker.kill(stage.worker)
+        assert broker.core.due_s(broker.now) == pytest.approx(pause_s)
+        broker.tick(pause_s - 0.01)
+        assert not started(broker, stage)
+        broker.tick(0.02)
+        assert started(broker, stage)
+
+
+def test_what_dies_at_once_for_too_often_ends_with_the_history(broker):
+    stage = Stage(broker, max_restarts=-1)
+    die_again(broker, stage, 20)
+    assert ACTOR not in broker.core.actors.actors
+    state = broker.take(stage.driver, m.ActorState)[-1]
+    assert "It died 20 times in a row, each time within 10 s, so it is not started again" in state.message
+    assert "20 x SIGKILL" in state.message
+    broker.tick(100)
+
+
+def test_a_long_life_ends_the_row_of_deaths(broker):
+    stage = Stage(broker, max_restarts=-1)
+    for _ in range(10):
+        die_again(broker, stage, 5)
+        while not started(broker, stage):
+            broker.tick(min(broker.core.due_s(broker.now), 30))
+        broker.tick(10)
+    assert ACTOR in broker.core.actors.actors
+
+
+def test_kills_on_purpose_cost_no_time(broker):
+    stage = Stage(broker, max_restarts=-1)
+    for _ in range(30):
+        broker.say(stage.driver, m.ActorKill(ACTOR, False))
+        broker.kill(stage.worker)
+        assert started(broker, stage)
+        stage.worker = stage.find()
+
+
+def test_an_actor_that_pauses_can_be_killed(broker):
+    stage = Stage(broker, max_restarts=-1)
+    die_again(broker, stage, 5)
+    broker.say(stage.driver, m.ActorKill(ACTOR, True))
+    assert ACTOR not in broker.core.actors.actors
+    broker.tick(1)
+    assert not broker.core.workers.workers or not any(w.actor for w in broker.core.workers.workers.values())
+
+
+def test_calls_of_an_actor_that_pauses_wait(broker):
+    stage = Stage(broker, max_restarts=-1)
+    die_again(broker, stage, 4)
+    incarnation = broker.core.actors.actors[ACTOR].incarnation
+    task_id = stage.call(stage.driver, 1, incarnation)
+    broker.tick(1)
+    stage.worker = stage.find()
+    broker.say(stage.worker, m.ActorReady(ACTOR, b""))
+    assert stage.served() == [task_id]
+
+
+def test_the_pause_is_told_and_explained(broker):
+    stage = Stage(broker, max_restarts=-1)
+    die_again(broker, stage, 9)
+    broker.take(stage.driver)
+    broker.say(stage.driver, ExplainActor(1, ACTOR))
+    (told,) = broker.take(stage.driver, Explanation)
+    assert told.why == "it is started again in 3.2 s, since it has died 9 times in a row"
+    broker.tick(3.3)
+    assert started(broker, stage)
 
 
 def test_a_restart_on_another_host(broker):
@@ -548,7 +640,9 @@ def test_an_actor_that_exits_is_not_restarted(broker):
     stage = Stage(broker, max_restarts=5, running=ONE_CPU)
     broker.say(stage.worker, m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough"))
     (notice,) = broker.take(stage.driver, m.ActorState)
-    assert (notice.state, notice.message) == (m.DEAD, "it had enough")
+    why, *facts = notice.message.split("\n\t")
+    assert (notice.state, why) == (m.DEAD, "it had enough")
+    assert facts == ["class_name: A", f"actor_id: {ACTOR.hex()}", "pid: 1001"]
     assert broker.free == {"CPU": 2}
     broker.kill(stage.worker)
     assert broker.take(stage.driver, m.ActorState) == []

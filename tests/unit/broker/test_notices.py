@@ -83,14 +83,14 @@ def test_a_restart_of_an_actor_is_reported(broker):
 
 def test_repeated_restarts_are_summed_up(broker):
     stage = Stage(broker, max_restarts=-1)
-    for _ in range(4):
+    for _ in range(3):
         broker.kill(stage.worker)
         stage.worker = stage.find()
         broker.say(stage.worker, m.ActorReady(ACTOR, b""))
     assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted"]
     broker.tick(6)
     assert told(broker, stage.driver) == [
-        "3 actors died and are restarted (A 3x), the last: incarnation 4 of A: SIGKILL; it is restarted"
+        "2 actors died and are restarted (A 2x), the last: incarnation 3 of A: SIGKILL; it is restarted"
     ]
 
 

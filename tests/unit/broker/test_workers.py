@@ -200,6 +200,18 @@ def test_a_worker_that_was_probed_gets_no_work(broker):
     assert len(broker.runs(probed)) == 1
 
 
+def test_the_end_of_a_worker_that_was_asked_to_exit_is_no_warning(broker):
+    """Its host may report the end before the worker's ``Leaving`` arrives: they use different connections."""
+    broker = BrokerHarness(idle_timeout_s=0.0)
+    broker.driver()
+    host = broker.host(CPU=2)
+    probed, _ = broker.workers(host)
+    broker.tick(1)
+    assert broker.take(probed, m.ExitIfIdle)
+    broker.say(host, m.WorkerDied(probed, b"", "WorkerCrashedError", "ended with exit code 0"))
+    assert any("ended with exit code 0" in line for line in broker.log) and not broker.warnings
+
+
 def test_a_worker_that_retires_finishes_what_it_runs(broker):
     driver, worker = one_worker(broker)
     (task_id,) = broker.submit(driver)

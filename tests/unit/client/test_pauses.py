@@ -1,4 +1,4 @@
-"""Tasks that were stopped for lack of memory are tried again after a pause."""
+"""Tasks that were stopped for lack of memory, or kill their workers again and again, are tried again after a pause."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_culprit_pays_with_its_retries(process):
     assert clock.after(1) == [1]
     clock.stop(1, culprit=True)
     assert kind_of_failure(process.entry(result).data) == "OutOfMemoryError"
-    assert not process.core.tasks.pauses.stops
+    assert not process.core.tasks.pauses
 
 
 def test_a_task_without_retries_fails_at_once(process):
@@ -127,4 +127,80 @@ def test_the_end_of_the_cluster_ends_pauses(process):
     clock.stop(0)
     process.core.lose_cluster("gone", 0.0)
     assert process.entry(result).status == ERROR
+    assert clock.after(100) == []
+
+
+# ------------------------------------------------------------------ tasks that kill their workers
+
+
+def die(clock: Clock, attempt: int, *, culprit: bool = True) -> None:
+    message = m.Failed(clock.task_id, attempt, "WorkerCrashedError", f"SIGSEGV {attempt % 2}", culprit)
+    clock.process.core.receive(BROKER, message, clock.now)
+    clock.process.flush()
+    clock.process.core.check()
+
+
+def test_the_first_deaths_cost_no_time_and_the_next_ones_more_and_more(process):
+    _, clock = begin(process, retries=-1)
+    for attempt in range(3):
+        die(clock, attempt)
+        assert clock.after(0) == [attempt + 1]
+    for attempt, pause_s in enumerate([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30], start=3):
+        die(clock, attempt)
+        assert clock.after(pause_s - 0.01) == []
+        assert clock.after(0.02) == [attempt + 1]
+
+
+def test_a_long_life_ends_the_row(process):
+    _, clock = begin(process, retries=-1)
+    for attempt in range(5):
+        die(clock, attempt)
+        clock.after(1)
+    clock.after(10)
+    die(clock, 5)
+    assert clock.after(0) == [6]
+
+
+def test_in_the_end_it_fails_with_the_history(process):
+    result, clock = begin(process, retries=-1)
+    for attempt in range(20):
+        assert process.entry(result).status != ERROR
+        die(clock, attempt)
+        while process.core.tasks.tasks.get(clock.task_id, None) and not clock.after(0.05):
+            if attempt < 3:
+                break  # it is tried again at once
+    text = process.entry(result).data.decode(errors="replace")
+    assert kind_of_failure(process.entry(result).data) == "WorkerCrashedError"
+    assert "It died 20 times in a row, each time within 10 s" in text
+    assert "10 x SIGSEGV 0" in text and "10 x SIGSEGV 1" in text
+    assert not process.core.tasks.pauses
+
+
+def test_those_that_only_waited_behind_it_do_not_pause(process):
+    _, clock = begin(process, retries=-1)
+    for attempt in range(10):
+        die(clock, attempt, culprit=False)
+        assert clock.after(0) == [attempt + 1]
+
+
+def test_the_pause_is_told_and_explained(process):
+    result, clock = begin(process, retries=-1)
+    told: list[str] = []
+    process.core.tasks.on_retry = lambda name, notice: told.append(notice)
+    for attempt in range(4):
+        die(clock, attempt)
+    assert told[0] == "attempt 1 of `a task` died and is tried again: SIGSEGV 0"
+    assert told[3] == "attempt 4 of `a task` died and is tried again in 0.1 s: SIGSEGV 1"
+    shell = SimpleNamespace(lock=contextlib.nullcontext())
+    alone: Any = SimpleNamespace(core=process.core, shell=shell, ask=lambda send, timeout_s: None)
+    assert "has killed its worker 4 times in a row, and is tried again after a pause" in explain(alone, [result])
+
+
+def test_a_cancelled_one_pauses_no_more(process):
+    result, clock = begin(process, retries=-1)
+    for attempt in range(5):
+        die(clock, attempt)
+        clock.after(1 if attempt < 4 else 0)
+    process.core.tasks.cancel(clock.task_id, 0)
+    assert kind_of_failure(process.entry(result).data) == "TaskCancelledError"
     assert clock.after(100) == []

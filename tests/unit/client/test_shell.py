@@ -98,6 +98,10 @@ class Connection:
     def restart_silence(self, now):
         return
 
+    def confirm(self, timeout_s):
+        self.story.append(f"confirm {timeout_s} s")
+        return True
+
     def close(self):
         os.close(self.fd)
 
@@ -462,6 +466,12 @@ def test_the_last_answers_leave_by_their_lane(stage, lanes):
     assert stage.story[-2:] == ["lane: answer", "goodbye"]
     with pytest.raises(OSError):
         os.fstat(lanes.fd)
+
+
+def test_what_is_left_is_confirmed_before_the_last_messages(stage):
+    stage.shell._unsent = {BROKER: ["answer"]}
+    stage.shell.close(["goodbye"], confirm_s=3.0)
+    assert stage.story[-3:] == ["answer", "confirm 3.0 s", "goodbye"]
 
 
 @pytest.mark.parametrize("busy", [False, True])

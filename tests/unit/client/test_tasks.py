@@ -16,7 +16,7 @@ from zray.client.core.effects import Unhandled, Warn
 from zray.client.core.payloads import INTERRUPTED, pack_outcome, read_outcome
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED
-from zray.failures import decode_failure, encode_failure, missed_argument
+from zray.failures import TASK_WORKER_DIED, decode_failure, encode_failure, missed_argument
 from zray.ids import return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack, pack_body
@@ -49,7 +49,9 @@ def failure_of(process: Process, object_id: bytes) -> str:
 def fail(
     process: Process, object_id: bytes, attempt: int, kind: str = "WorkerCrashedError", *, culprit: bool = True
 ) -> None:
-    process.core.receive(BROKER, m.Failed(task_of(object_id), attempt, kind, "it died", culprit), 0.0)
+    """An attempt fails, after it has run for longer than what makes its task pause."""
+    now = 100.0 * (attempt + 1)
+    process.core.receive(BROKER, m.Failed(task_of(object_id), attempt, kind, "it died", culprit), now)
     process.flush()
 
 
@@ -409,7 +411,7 @@ def test_a_death_that_is_tried_again_is_reported_and_the_last_one_is_the_error(d
     driver.flush()
     assert told(driver) == ["attempt 2 of 3 of `fit` died and is tried again: it died"]
     fail(driver, ref, 2)
-    assert text_of(driver, ref) == "attempt 3 of 3 of `fit`: it died"
+    assert text_of(driver, ref) == f"attempt 3 of 3 of `fit`: {TASK_WORKER_DIED}: it died"
     assert told(driver) == []
 
 
@@ -553,7 +555,7 @@ def test_a_death_that_was_not_seen_is_reported(driver, worker):
     ref = driver.submit(worker)
     driver.drop(ref)
     fail(driver, ref, 0)
-    assert unhandled(driver) == [f"{UNHANDLED}: attempt 1 of 1 of `a task`: it died"]
+    assert unhandled(driver) == [f"{UNHANDLED}: attempt 1 of 1 of `a task`: {TASK_WORKER_DIED}: it died"]
 
 
 # ------------------------------------------------------------------ inspection

@@ -528,7 +528,6 @@ def test_classes_with_the_same_fields_share_their_test():
 
 def test_an_annotation_is_read_once_in_each_module():
     schema._hint.cache_clear()
-    schema._hints.cache_clear()
     for kind in TYPES:
         assert schema._hints(kind) == get_type_hints(kind)
     counts = schema._hint.cache_info()

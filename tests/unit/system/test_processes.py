@@ -237,6 +237,31 @@ class TestFamily:
         assert mine.index(process.pid) < mine.index((lines - {process.pid}).pop())
         finish(process)
 
+    def test_children_of_this_process_zombies_too(self, session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        code = """
+import os
+from zray.system.processes import children_of_this
+before = children_of_this()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+zombie = children_of_this()
+os.waitpid(pid, 0)
+lists = before is not None  # the kernel may be built without
+print(not lists or (before == set() and zombie == {pid} and children_of_this() == set()), flush=True)
+"""
+        with start(session, code) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
+            assert finish(process) == 0
+
+        def no_such_file(pid: int, name: str) -> bytes:
+            raise FileNotFoundError(name)
+
+        monkeypatch.setattr("zray.system.processes.proc.read", no_such_file)
+        assert processes.children_of_this() is None
+
     def test_parent_death_signal(self) -> None:
         alive_read, alive_write = os.pipe()
         parent = os.fork()

@@ -425,6 +425,41 @@ class TestWhatWorkersLeave:
         assert processes.descendants(harness.client.pid) == []
         harness.output(b"w")
 
+    def test_a_search_takes_place_only_if_there_are_orphans(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        searches_read, searches_write = os.pipe()
+        with os.fdopen(searches_read, "rb") as searches:
+            search = processes.kill_orphans
+
+            def counted(workers: list[int]) -> int:
+                os.write(searches_write, b"search\n")
+                return search(workers)
+
+            monkeypatch.setattr(processes, "kill_orphans", counted)
+            harness = start(run_python, pool_size=1)
+            for name in (b"one", b"two", b"three"):
+                harness.fork(name, b"print('nothing is left')")
+                harness.events(2)
+                harness.spares(1)  # forked when nothing else is to be done
+            harness.fork(b"w", LEFT_BEHIND + b"start(preexec_fn=os.setpgrp)" + b"\nprint('left', flush=True)")
+            harness.events(2)
+            harness.output(b"w")
+            harness.spares(1)
+            harness.client.close()
+            assert harness.client.wait(TIMEOUT_S)
+            os.close(searches_write)
+            assert searches.read() == b"search\n"
+
+    def test_a_search_takes_place_where_the_kernel_lists_no_children(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(processes, "children_of_this", lambda: None)
+        harness = start(run_python)
+        harness.fork(b"w", LEFT_BEHIND + b"start(preexec_fn=os.setpgrp)")
+        harness.events(2)
+        harness.output(b"w")
+
     def test_stays_with_a_session_of_its_own(self, start: Start) -> None:
         harness = start(run_python)
         harness.fork(b"w", LEFT_BEHIND + b"start(start_new_session=True); subprocess.Popen(['sleep', '1000'])")

@@ -269,7 +269,7 @@ class ClientCore:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing runs here of which the time is noted, and no task pauses."""
-        busy = self.transfers is not None or self.execution.running or self.tasks.pauses.stops
+        busy = self.transfers is not None or self.execution.running or self.tasks.pauses
         return not busy and self.leases.is_at_rest and self.lanes.is_at_rest
 
     def due_s(self, now: float) -> float:

@@ -8,7 +8,7 @@ from zray.states import Machine, State
 class TaskState(State):
     """The states of a task or call, as its owner sees it."""
 
-    WAITING = 0, "A reference among its arguments may have no value yet, or it pauses after a stop for lack of memory."
+    WAITING = 0, "A reference among its arguments may have no value yet, or it pauses before another attempt."
     READY = 1, "It has its arguments, and waits for its turn: for a call before it, or for room in a window."
     SENT = 2, "An attempt is with the broker, a worker or an actor."
     ENDED = 3, "Its outcome is known. Only its return values are kept."

@@ -21,6 +21,7 @@ from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, 
 from zray.client.core.streams import FIRST_ITEM, StreamTable
 from zray.exceptions import FAILURES
 from zray.failures import (
+    TASK_WORKER_DIED,
     MissedArgument,
     alias_of,
     aliased,
@@ -49,7 +50,8 @@ ANSWERED_BY_BROKER = b"broker"
 """The ``actor_id`` of the route of constructors: no worker answers for them."""
 MAX_FREE_ATTEMPTS = 20
 """The number of times that a task may lose its worker before it has started, without costing a retry."""
-RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
+WORKER_CRASHED = "WorkerCrashedError"
+RETRIED_FAILURES = frozenset((WORKER_CRASHED, "OutOfMemoryError", "NodeDiedError"))
 """Failures of a process or machine, not of the task: they are worth another attempt."""
 OUT_OF_MEMORY = "OutOfMemoryError"
 TIMED_OUT = "TaskTimeoutError"
@@ -542,25 +544,43 @@ class TaskTable:
             raise ProtocolError(f"a failure of an unknown kind: {message.kind}")
         if task.state is not SENT:
             raise ProtocolError("a failure of a task that was not sent")
-        if message.kind == OUT_OF_MEMORY and not task.cancelled and self._pause(task, message, now):
+        if message.kind == OUT_OF_MEMORY and not task.cancelled and self._stopped(task, message, now):
             return
         retry = message.kind in RETRIED_FAILURES and message.kind != OUT_OF_MEMORY and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
-        if retry and (task.retries_left or not counts):
+        retry = retry and bool(task.retries_left or not counts)
+        pause_s, history = 0.0, ""
+        if retry and message.culprit and message.kind == WORKER_CRASHED:
+            pause_s, history = self.pauses.died(task, message.message, now)
+        if retry and not history:
             if counts and message.kind not in TOLD_BY_BROKER:
-                self.on_retry(task.name, f"{task.attempt_text} died and is tried again: {in_a_line(message.message)}")
+                when = f" in {pause_s:g} s" if pause_s else ""
+                text = f"{task.attempt_text} died and is tried again{when}: {in_a_line(message.message)}"
+                self.on_retry(task.name, text)
             self._note_failure(task, b"", encode_failure(message.kind, message.message))
-            self.again(task, counts=counts)
+            if pause_s:
+                self._pause(task, pause_s, counts, now)
+            else:
+                self.again(task, counts=counts)
         elif task.cancelled:
             self.fail_cancelled(task)
         else:
-            error = encode_failure(message.kind, f"{task.attempt_text}: {message.message}")
+            died = f"{TASK_WORKER_DIED}: " if message.kind == WORKER_CRASHED else ""
+            text = f"{task.attempt_text}: {died}{message.message}"
+            error = encode_failure(message.kind, f"{text}\n{history}" if history else text)
             if message.kind in RETRIED_FAILURES and task.n_returns:
                 self._note_unseen(task)
             self.fail(task, error)
             self.references.tell_unseen(task.task_id, error, len(error))
 
-    def _pause(self, task: Task, message: Failed, now: float) -> bool:
+    def _pause(self, task: Task, pause_s: float, counts: bool, now: float) -> None:
+        """Starts another attempt after a pause."""
+        self._next_attempt(task, counts)
+        task.enter(WAITING)
+        task.route.started(task)  # it is not under way meanwhile
+        self.pauses.begin(task, pause_s, now)
+
+    def _stopped(self, task: Task, message: Failed, now: float) -> bool:
         """Has a task that was stopped for lack of memory tried again after a pause. Returns False if it is not.
 
         Only a task that can be tried again at all is. It pays with a retry if it is the culprit: it had the memory for
@@ -570,10 +590,8 @@ class TaskTable:
             return False
         self._note_failure(task, b"", encode_failure(message.kind, message.message))
         stopped = task.attempt_text
-        self._next_attempt(task, counts=message.culprit)
-        task.enter(WAITING)
-        task.route.started(task)  # it is not under way meanwhile
-        pause_s = self.pauses.begin(task, now)
+        pause_s = self.pauses.stopped(task)
+        self._pause(task, pause_s, message.culprit, now)
         self.on_retry(
             task.name, f"{stopped} is tried again in {pause_s:.0f} s, as memory was short: {in_a_line(message.message)}"
         )
@@ -652,8 +670,8 @@ class TaskTable:
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
-        if self.pauses.stops:
-            self.pauses.stops.pop(task.task_id, None)
+        if self.pauses:
+            self.pauses.forget(task)
         task.route.done(task, error)
         task.enter(ENDED)
 

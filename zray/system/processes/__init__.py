@@ -22,6 +22,7 @@ from zray.system.processes.killing import (
 from zray.system.processes.limits import describe_error, descriptors_left, past_standard, raise_descriptor_limit
 from zray.system.processes.proc import (
     anonymous_bytes,
+    children_of_this,
     commands_of_ancestors,
     descendants,
     descendants_of_each,
@@ -41,6 +42,7 @@ __all__ = [
     "accept_signals_of_a_command",
     "anonymous_bytes",
     "await_end",
+    "children_of_this",
     "commands_of_ancestors",
     "control_groups",
     "cpu_count",

@@ -77,6 +77,17 @@ def family(pid: int, children: dict[int, list[Identity]] | None = None) -> list[
     return found
 
 
+def children_of_this() -> set[int] | None:
+    """Returns the PIDs of this process's children, zombies too. None where the kernel does not list them.
+
+    This process must have one thread, and must be the only one that reaps them: then the list is exact.
+    """
+    try:
+        return set(map(int, read(os.getpid(), f"task/{os.getpid()}/children").split()))
+    except OSError:
+        return None
+
+
 def commands_of_ancestors() -> Iterator[list[str]]:
     """Yields the command lines of this process's parent, of that one's parent, and so on.
 

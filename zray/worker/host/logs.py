@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -141,7 +140,6 @@ class NamedLines:
     def __init__(self, secret: str) -> None:
         """``secret``: see ``zray.worker.log_marker``."""
         self._prefix = marker_prefix(secret)
-        self._marker = re.compile(re.escape(self._prefix) + rb"([^\n]*)\n")
         self._max_marker = len(self._prefix) + 4 * MAX_NAME_CHARACTERS + 1
         self._splitter = LineSplitter()
         self._name = ""
@@ -156,7 +154,7 @@ class NamedLines:
         self._rest = b""
         if cut:
             start = data.rfind(self._prefix[:1], -self._max_marker)
-            if start >= 0 and not self._marker.match(data, start):
+            if start >= 0 and not (data.startswith(self._prefix, start) and data.find(b"\n", start) > 0):
                 data, self._rest = data[:start], data[start:]
         if self._prefix not in data:
             lines = self._splitter.feed(data)
@@ -166,14 +164,19 @@ class NamedLines:
     def _feed_with_markers(self, data: bytes) -> tuple[list[tuple[str, list[str]]], bytes]:
         said: list[tuple[str, list[str]]] = []
         plain = b""
-        text, *marked = self._marker.split(data)
-        for name, following in zip([None, *marked[::2]], [text, *marked[1::2]], strict=True):
-            if name is not None:
-                plain += b"\n" if self._splitter.within_line else b""
-                said.append((self._name, self._splitter.finish()))
-                self._name = _text(bytearray(name))
-            said.append((self._name, self._splitter.feed(following)))
-            plain += following
+        end = 0  # of the last marker
+        while True:
+            start = data.find(self._prefix, end)
+            name_end = data.find(b"\n", start) if start >= 0 else -1
+            text = data[end:start] if name_end >= 0 else data[end:]
+            said.append((self._name, self._splitter.feed(text)))
+            plain += text
+            if name_end < 0:
+                break
+            plain += b"\n" if self._splitter.within_line else b""
+            said.append((self._name, self._splitter.finish()))
+            self._name = _text(bytearray(data[start + len(self._prefix) : name_end]))
+            end = name_end + 1
         return [(name, lines) for name, lines in said if lines], plain
 
     @property

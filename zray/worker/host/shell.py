@@ -204,10 +204,10 @@ class HostShell:
         if now >= self._memory.look_at:
             self._look_at_memory(now)
         self._perform_effects()
+        if relay is not None:
+            relay.pass_up()  # first: what a worker has said before its death
         sends, self._unsent = self._unsent, {}
         connection.flush(through_broker(sends))
-        if relay is not None:
-            relay.pass_up()
         self._more = more_transfers or connection.readable or (relay is not None and relay.readable)
 
     def _tick(self, now: float) -> None:

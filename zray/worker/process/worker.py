@@ -125,9 +125,12 @@ class Worker:
                 actor.group_loops.get(options.group, actor.loop).start(task, options)
             else:
                 self._run(task, options)
+        confirm_s = 0.0
         if not self._lost:
             self._end_program()
-        self.session.close([])
+            # The host reports this process's end by another connection. That must not overtake the last answers.
+            confirm_s = self.session.config.exit_timeout_s
+        self.session.close([], confirm_s)
         return self._exits.code
 
     def _end_program(self) -> None:

@@ -160,10 +160,19 @@ class Zygote:
     def _do_idle_work(self) -> None:
         if self._ended and time.monotonic() >= self._look_at:
             ended, self._ended = self._ended, []
-            processes.kill_orphans([pid for pid in ended if pid not in self._workers and pid not in self._spares])
-            self._look_at = time.monotonic() + LOOK_EVERY_S
+            if self._has_orphans():
+                processes.kill_orphans([pid for pid in ended if pid not in self._workers and pid not in self._spares])
+                self._look_at = time.monotonic() + LOOK_EVERY_S
         elif self._wants_spare():
             self._fork_ahead()
+
+    def _has_orphans(self) -> bool:
+        """Whether ended workers may have left processes: at a worker's end the zygote becomes their parent.
+
+        To search for them takes much more: it reads files of all processes, and copies half a megabyte of pages.
+        """
+        children = processes.children_of_this()
+        return children is None or not children <= self._workers.keys() | self._spares.keys()
 
     def _fork_ahead(self) -> None:
         try:
