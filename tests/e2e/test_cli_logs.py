@@ -72,7 +72,13 @@ def test_what_workers_have_printed(sandbox):
         assert listed("--host", row["host_id"][:8]) == listed("--host", row["host"]) == listed()
         shown = logs().stdout
         assert row["name"] in shown and f"pid {keeper}, actor Keeper 'keeper'" in shown and "\x1b" not in shown
+        program.popen.kill()
 
+
+def test_what_there_is_not(sandbox):
+    with driver(PROGRAM % "local") as program:
+        program.expect("up")
+        (row,) = eventually(lambda: [row for row in listed() if row["actor"]])
         done = logs("--actor", "keeper", "--err")
         assert done.stdout == "" and "nothing was printed: there is no worker-" in done.stderr
         for arguments, error in (

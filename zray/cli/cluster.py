@@ -26,8 +26,8 @@ _OPTIONS = (
     click.option("--keys", metavar="DIR", help="Where the keys for TCP are. Default: ~/.config/zray/keys."),
     click.option("--insecure", is_flag=True, help="Ask a broker on TCP that was started with --insecure."),
     click.option(
-        "--timeout", "timeout_s", default=float(DEFAULT_RPC_TIMEOUT), show_default=True, metavar="SECONDS",
-        help="How long to wait for an answer.",
+        "--timeout", "timeout_s", default=float(DEFAULT_RPC_TIMEOUT), show_default=True, type=click.FloatRange(0),
+        metavar="SECONDS", help="How long to wait for an answer.",
     ),
 )  # fmt: skip
 

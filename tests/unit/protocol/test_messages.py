@@ -209,7 +209,7 @@ GOLDEN = """
 156 LeaseRun lease: int, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
 157 LeaseReturned task_id: bytes, attempt: int
 """
-"""The wire format of protocol version 18. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 19. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
