@@ -197,7 +197,8 @@ def run(
 
     Args:
         dag: a node that ``.bind()`` has made, or a ``MultiOutputNode``.
-        args, kwargs: what the graph's ``InputNode`` stands for.
+        args: what the graph's ``InputNode`` stands for.
+        kwargs: likewise, by name.
         workflow_id: the name of the workflow in the storage directory; None: a new one is made up.
         metadata: a dict of JSON's values, for ``get_metadata``.
 
@@ -233,7 +234,7 @@ def resume(workflow_id: str) -> Any:
     Raises:
         WorkflowNotFoundError: there is no such workflow. It is a ValueError.
         WorkflowNotResumableError: it was cancelled, or another version of Python has stored it.
-        and what ``run`` raises.
+        WorkflowError: the other errors of ``run``.
     """
     return _claim_stored(workflow_id).run()
 
