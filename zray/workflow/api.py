@@ -57,7 +57,7 @@ def init(*, storage: str | os.PathLike[str] | None = None) -> None:
     """Says where this process keeps workflows. Calling it is optional.
 
     Args:
-        storage: a directory on a local disk, which is made if it is missing. None: ``ZRAY_WORKFLOW_DIR``, else
+        storage: a directory, which is made if it is missing. None: ``ZRAY_WORKFLOW_DIR``, else
             ``$XDG_DATA_HOME/zray/workflows``, else ``~/.local/share/zray/workflows``.
 
     Raises:
