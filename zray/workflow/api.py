@@ -470,8 +470,8 @@ def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]
 
     Returns:
         ``status`` and ``finished_tasks``, a list of names (of a workflow); ``task_id`` and ``bytes`` (of a step);
-        ``user_metadata``; and ``stats`` with ``start_time`` and ``end_time`` in seconds since the epoch. The workflow's
-        ``end_time`` is None if it has not ended.
+        ``user_metadata``; and ``stats`` with ``start_time`` and ``end_time`` in seconds since the epoch. A step starts
+        when it is submitted. The workflow's ``end_time`` is None if it has not ended.
 
     Raises:
         WorkflowNotFoundError: there is no such workflow, or no such finished step.
