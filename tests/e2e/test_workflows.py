@@ -388,6 +388,18 @@ def test_a_failed_step_is_run_again_and_the_others_are_not(ray: ModuleType, ran:
     assert counts(ran) == {"first": 1, "flaky": 2, "last": 1}
 
 
+def test_what_the_code_of_a_step_raises_is_its_own_failure(ray: ModuleType) -> None:
+    """Also if it is an error of zray, which a task or an actor that the step has used raised."""
+
+    @ray.remote
+    def fail():
+        raise zray.exceptions.WorkerCrashedError("one that the step has used")
+
+    with pytest.raises(WorkflowExecutionError, match="WorkerCrashedError: one that the step has used"):
+        workflow.run(fail.bind(), workflow_id="w")
+    assert workflow.get_status("w") is WorkflowStatus.FAILED
+
+
 def test_an_error_that_cannot_be_loaded(ray: ModuleType) -> None:
     @ray.remote
     def fail():

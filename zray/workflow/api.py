@@ -57,7 +57,7 @@ def init(*, storage: str | os.PathLike[str] | None = None) -> None:
     """Says where this process keeps workflows. Calling it is optional.
 
     Args:
-        storage: a directory on a local disk, which is made if it is missing. None: ``ZRAY_WORKFLOW_DIR``, else
+        storage: a directory, which is made if it is missing. None: ``ZRAY_WORKFLOW_DIR``, else
             ``$XDG_DATA_HOME/zray/workflows``, else ``~/.local/share/zray/workflows``.
 
     Raises:
@@ -197,7 +197,8 @@ def run(
 
     Args:
         dag: a node that ``.bind()`` has made, or a ``MultiOutputNode``.
-        args, kwargs: what the graph's ``InputNode`` stands for.
+        args: what the graph's ``InputNode`` stands for.
+        kwargs: likewise, by name.
         workflow_id: the name of the workflow in the storage directory; None: a new one is made up.
         metadata: a dict of JSON's values, for ``get_metadata``.
 
@@ -233,7 +234,7 @@ def resume(workflow_id: str) -> Any:
     Raises:
         WorkflowNotFoundError: there is no such workflow. It is a ValueError.
         WorkflowNotResumableError: it was cancelled, or another version of Python has stored it.
-        and what ``run`` raises.
+        WorkflowError: the other errors of ``run``.
     """
     return _claim_stored(workflow_id).run()
 
@@ -469,8 +470,8 @@ def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]
 
     Returns:
         ``status`` and ``finished_tasks``, a list of names (of a workflow); ``task_id`` and ``bytes`` (of a step);
-        ``user_metadata``; and ``stats`` with ``start_time`` and ``end_time`` in seconds since the epoch. The workflow's
-        ``end_time`` is None if it has not ended.
+        ``user_metadata``; and ``stats`` with ``start_time`` and ``end_time`` in seconds since the epoch. A step starts
+        when it is submitted. The workflow's ``end_time`` is None if it has not ended.
 
     Raises:
         WorkflowNotFoundError: there is no such workflow, or no such finished step.

@@ -185,7 +185,7 @@ class Execution:
         packed: list[tuple[Outcome, Content, Graph | None]] = []
         for outcome in outcomes:
             catches = self._calls[outcome.step].catches
-            if outcome.error is not None and (not catches or isinstance(outcome.error, MACHINE_FAILURES)):
+            if outcome.error is not None and (not catches or _is_of_machine(outcome.error)):
                 self._fail(outcome)
                 continue
             try:
@@ -196,10 +196,10 @@ class Execution:
                 self._fail(outcome._replace(error=error))
         if packed:
             self._storage.keep(self._id, [content for _, content, _ in packed])
-        for outcome, content, graph in packed:
+        for outcome, _, graph in packed:
             if graph is None:
                 released = self._progress.keep(outcome.step)
-                self._offer(outcome, content)
+                self._offer(outcome)
             else:
                 self._calls.update(graph.calls)
                 released = self._progress.go_on(outcome.step, graph.shape)
@@ -219,7 +219,7 @@ class Execution:
         content = self._storage.pack(self._id, outcome.step, kind, value, outcome.started, outcome.ended, metadata)
         return content, graph
 
-    def _offer(self, outcome: Outcome, content: Content) -> None:
+    def _offer(self, outcome: Outcome) -> None:
         """Holds a value that was just made, if steps need it, which saves reading it."""
         step = outcome.step
         if step != self._progress.source_of(self._progress.output) and self._progress.has_users(step):
@@ -231,20 +231,25 @@ class Execution:
 
     def _fail(self, outcome: Outcome) -> None:
         self._progress.fail(outcome.step)
-        if self._failed is None or isinstance(self._failed.error, MACHINE_FAILURES):
+        if self._failed is None or _is_of_machine(self._failed.error):
             self._failed = outcome
 
     def _failure(self) -> WorkflowExecutionError:
         assert self._failed is not None, "no step runs, none is ready, and none has failed"
         step, error = self._failed.step, self._failed.error
         failed = WorkflowExecutionError(self._id, f"failed in step {step!r}: {_summary(error)}", step, error)
-        if not isinstance(error, MACHINE_FAILURES):
+        if not _is_of_machine(error):
             self._storage.change(self._id, FAILED, (RUNNING,), _packed_error(failed))
         return failed
 
     def _check_cancelled(self) -> None:
         if self._storage.get(self._id).status == CANCELED:
             raise WorkflowCancellationError(self._id, "was cancelled")
+
+
+def _is_of_machine(error: BaseException | None) -> bool:
+    """Whether a step ended by no fault of its own. A TaskError is what its code raised, whatever its class."""
+    return isinstance(error, MACHINE_FAILURES) and not isinstance(error, TaskError)
 
 
 def _summary(error: BaseException | None) -> str:

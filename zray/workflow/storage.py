@@ -1,7 +1,8 @@
 """Workflows on disk.
 
-A storage directory has a database (SQLite, in WAL mode, which is synchronized with the disk at each commit), a
-directory of lock files, and a directory of large contents for each workflow.
+A storage directory has a database (SQLite, synchronized with the disk at each commit), a directory of lock files, and a
+directory of large contents for each workflow. The database is in WAL mode, which takes one synchronization for a
+transaction, except on a file system that several machines share, where that mode does not work.
 
 - A *content* is a graph, or the value of a step. A small one is in the database. A large one is a file, which is
   written, synchronized and renamed, and its directory synchronized, before the database names it.
@@ -14,8 +15,10 @@ A crash can leave files that the database does not name. ``sweep`` removes them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -38,6 +41,13 @@ INLINE_BYTES = 64 * 1024
 """The size up to which a content is in the database."""
 BUSY_TIMEOUT_S = 30.0
 """For how long a transaction waits for those of other processes."""
+SHARED_FILE_SYSTEMS = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre",
+        "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs",
+    }
+)  # fmt: skip
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 ROOT = ""
 """Stands for a step in the content that is the graph of the workflow."""
 VALUE, GRAPH = "value", "graph"
@@ -111,15 +121,19 @@ class Storage:
                 self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare()
+                with _alone(os.path.join(self.directory, "opening.lock")):
+                    self._prepare()
             except BaseException:
                 self._db.close()
                 raise
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        self._db.execute("PRAGMA synchronous = EXTRA")  # as FULL; without WAL the directory is synchronized, too
+        (found,) = self._db.execute("PRAGMA user_version").fetchall()[0]
+        if is_shared(self.directory, _mounts()):
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        elif not found:
+            self._db.execute("PRAGMA journal_mode = WAL")
         if found == FORMAT:
             return
         if found:
@@ -375,6 +389,47 @@ def _sum_of(workflow_id: str, step: str, kind: str) -> Any:
 
 def _file_name(workflow_id: str) -> str:
     return xxhash.xxh3_128(workflow_id.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Lets one process, and one of its threads, at a time in: SQLite does not wait for others when it changes to WAL.
+
+    Unlocks explicitly: a child that another thread forks meanwhile has the same descriptor.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
+
+
+def is_shared(directory: str, mounts: str) -> bool:
+    """Whether a directory is on a file system that other machines may use at the same time.
+
+    ``mounts``: the content of ``/proc/self/mounts``.
+    """
+    kind, longest = "", -1
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[1])
+        if len(place) >= longest and f"{directory}/".startswith(f"{place.rstrip('/')}/"):  # the last one covers others
+            kind, longest = fields[2], len(place)
+    return kind in SHARED_FILE_SYSTEMS
+
+
+def _mounts() -> str:
+    try:
+        with open("/proc/self/mounts", errors="replace") as file:
+            return file.read()
+    except OSError:  # not Linux, or no /proc: nothing is known
+        return ""
 
 
 def _make_private(path: str) -> None:

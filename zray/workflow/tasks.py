@@ -65,7 +65,7 @@ class ClusterTasks:
     def _outcome(self, step: str, future: Future[Any], ended: float) -> Outcome:
         _, started = self._started.pop(step)
         error = future.exception()
-        return Outcome(step, None if error else future.result(), error, started, ended)
+        return Outcome(step, future.result() if error is None else None, error, started, ended)
 
     def cancel(self) -> None:
         """Cancels the tasks that have not ended. If the cluster is gone, so are they."""

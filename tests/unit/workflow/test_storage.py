@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,18 @@ import pytest
 from zray.exceptions import ZrayError
 from zray.object_ref import ObjectRef
 from zray.workflow.exceptions import WorkflowDamagedError, WorkflowNotFoundError, WorkflowStorageError
-from zray.workflow.storage import CANCELED, FORMAT, GRAPH, INLINE_BYTES, ROOT, RUNNING, SUCCESSFUL, VALUE, Storage
+from zray.workflow.storage import (
+    CANCELED,
+    FORMAT,
+    GRAPH,
+    INLINE_BYTES,
+    ROOT,
+    RUNNING,
+    SUCCESSFUL,
+    VALUE,
+    Storage,
+    is_shared,
+)
 
 LARGE = bytes(range(256)) * (INLINE_BYTES // 128)
 
@@ -114,7 +128,52 @@ def test_a_large_value_is_on_disk_before_the_database_names_it(
 
 def test_commits_are_synchronized(storage: Storage) -> None:
     assert storage._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert storage._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert storage._db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw,relatime 0 0
+server:/home /home nfs4 rw,relatime 0 0
+/dev/sdb1 /home/local ext4 rw 0 0
+server:/x /mnt/two\\040words nfs rw 0 0
+none /over ext4 rw 0 0
+server:/y /over lustre rw 0 0
+torn
+"""
+
+
+@pytest.mark.parametrize(
+    ("directory", "shared"),
+    [
+        ("/", False),
+        ("/var", False),
+        ("/home", True),
+        ("/home/me/w", True),
+        ("/homes", False),
+        ("/home/local/w", False),
+        ("/mnt/two words/w", True),
+        ("/over/w", True),
+    ],
+)
+def test_file_systems_that_machines_share(directory: str, shared: bool) -> None:
+    assert is_shared(directory, MOUNTS) is shared
+    assert not is_shared(directory, "")
+
+
+def test_a_shared_file_system_has_no_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = str(tmp_path / "storage")
+    with Storage(directory) as opened:
+        assert opened._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    monkeypatch.setattr("zray.workflow.storage._mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
+    with Storage(directory) as opened, Storage(directory) as other:
+        assert opened._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        opened.create("w", "3.11.0", "{}", opened.pack("w", ROOT, GRAPH, ["graph"]))
+        keep(opened, small=1, large=LARGE)
+        assert other.load("w", "large") == LARGE
+    monkeypatch.undo()
+    with Storage(directory) as opened:  # another machine may use it now
+        assert opened._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert opened.load("w", "small") == 1
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
@@ -291,11 +350,52 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         Storage(str(tmp_path / "file" / "storage"))
 
 
+MAKES = """
+import sys
+from zray.workflow.storage import GRAPH, ROOT, VALUE, Storage
+sys.stdin.readline()
+name = sys.argv[2]
+with Storage(sys.argv[1]) as opened:
+    opened.create(name, "3.11.0", "{}", opened.pack(name, ROOT, GRAPH, 1))
+    for number in range(3):
+        opened.keep(name, [opened.pack(name, str(number), VALUE, number)])
+"""
+
+
 def test_processes_that_make_a_storage_at_once_agree(tmp_path: Path) -> None:
-    first, second = Storage(str(tmp_path)), Storage(str(tmp_path))
-    with first, second:
-        first.create("w", "3.11.0", "{}", first.pack("w", ROOT, GRAPH, 1))
-        assert second.load("w", ROOT, GRAPH) == 1
+    directory = str(tmp_path / "storage")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", MAKES, directory, str(number)], stdin=subprocess.PIPE)
+        for number in range(6)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0] * 6
+    with Storage(directory) as opened:
+        assert {record.workflow_id for record in opened.records()} == set("012345")
+        assert all(len(opened.kept(str(number))) == 4 for number in range(6))
+
+
+def test_a_storage_is_opened_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not wait when it changes the mode of a database that another connection reads."""
+    prepare = Storage._prepare
+    refused = []
+
+    def prepare_and_look(self: Storage) -> None:
+        with open(tmp_path / "opening.lock") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(self)
+        prepare(self)
+
+    monkeypatch.setattr(Storage, "_prepare", prepare_and_look)
+    for _ in range(2):
+        Storage(str(tmp_path)).close()
+    assert len(refused) == 2
+    with open(tmp_path / "opening.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_closed_storage_says_so(storage: Storage) -> None:
