@@ -127,7 +127,7 @@ class Worker:
                 self._run(task, options)
         if not self._lost:
             self._end_program()
-        self.session.close([])
+        self.session.close([] if self._lost else self.session.last_records("its owner, a worker, ended"))
         return self._exits.code
 
     def _end_program(self) -> None:
