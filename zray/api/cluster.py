@@ -285,6 +285,11 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
                 _await_last_output(driver.session)
 
 
+def current_driver() -> Driver | None:
+    """This process as a driver; None if it is none at the moment."""
+    return _driver
+
+
 def _await_last_output(session: Session) -> None:
     """Waits for workers' output. It takes another path than results, so lines printed before the end may still come."""
     from zray.protocol.questions import FlushOutput
