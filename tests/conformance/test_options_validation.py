@@ -315,3 +315,28 @@ def test_an_error_has_the_name_of_the_users_in_its_own(ray):
     assert type(caught.value).__name__ == "RayTaskError(Odd)"
     assert "RayTaskError(Odd)" in repr(caught.value)
     assert "ray::fail()" in str(caught.value)
+
+
+def test_an_option_that_methods_do_not_have(ray):
+    for options in ({"bogus": 1}, {"num_returns": 2, "bogus": 1}, {"num_cpus": 1}):
+        with pytest.raises(AssertionError, match=r"Unexpected keyword argument to @z?ray.method: '(bogus|num_cpus)'"):
+            ray.method(**options)
+
+
+def test_the_words_of_wrong_types(ray):
+    def work():
+        return 1
+
+    for options in ({"num_cpus": "a"}, {"max_retries": "a"}, {"name": 1}, {"resources": [1]}, {"num_returns": 1.5}):
+        (name,) = options
+        with pytest.raises(TypeError, match=f"The type of keyword '{name}' must be .*, but received type <class '"):
+            ray.remote(**options)(work)
+
+
+def test_get_if_exists_needs_a_name(ray):
+    @ray.remote
+    class Actor:
+        pass
+
+    with pytest.raises(ValueError, match="The actor name must be specified to use `get_if_exists`"):
+        Actor.options(get_if_exists=True).remote()

@@ -35,6 +35,9 @@ def test_a_process_knows_itself(ray, module_of):
     assert worker.node.node_ip_address == ray.util.get_node_ip_address()
     assert os.path.isdir(worker.node.get_session_dir_path())
     assert os.path.isdir(worker.node.get_logs_dir_path())
+    logs = os.path.join(worker.node.get_session_dir_path(), "logs")
+    assert os.path.realpath(logs) == os.path.realpath(worker.node.get_logs_dir_path())
+    assert module_of("_private.worker")._global_node.node_id == worker.node.node_id
 
 
 def test_a_worker_knows_itself(ray):

@@ -506,3 +506,33 @@ def test_logs(ray, state, error):
         list(state.get_log(node_id=node_id))
     with pytest.raises(AssertionError):
         state.list_logs()
+
+
+def test_tasks_of_workers_that_have_ended(ray, state):
+    """What a task or an actor has submitted is listed after its process is gone."""
+
+    @ray.remote
+    def inner():
+        return 1
+
+    @ray.remote(max_calls=1)
+    def outer():
+        return ray.get(inner.options(name="of a task").remote())
+
+    @ray.remote
+    class Parent:
+        def go(self):
+            return ray.get(inner.options(name="of an actor").remote())
+
+        def leave(self):
+            ray.actor.exit_actor()
+
+    parent = Parent.remote()
+    assert ray.get([outer.remote(), parent.go.remote()]) == [1, 1]
+    parent.leave.remote()
+
+    def states_of(name):
+        return [row.state for row in state.list_tasks(filters=[("name", "=", name)])]
+
+    eventually(lambda: state.get_actor(parent._actor_id.hex()).state == "DEAD")
+    eventually(lambda: states_of("of a task") == states_of("of an actor") == ["FINISHED"])

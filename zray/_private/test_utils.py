@@ -29,6 +29,13 @@ from zray._private.killers import (
     get_and_run_resource_killer,
     kill_raylet,
 )
+from zray._private.log_subscriber import (
+    get_log_batch,
+    get_log_data,
+    get_log_message,
+    get_log_sources,
+    init_log_pubsub,
+)
 from zray.api.actor import ActorHandle
 from zray.api.decorator import remote
 from zray.api.nodes import available_resources, cluster_resources
@@ -59,7 +66,12 @@ __all__ = [
     "get_actor_node_id",
     "get_and_run_resource_killer",
     "get_current_unused_port",
+    "get_log_batch",
+    "get_log_data",
+    "get_log_message",
+    "get_log_sources",
     "get_non_head_nodes",
+    "init_log_pubsub",
     "get_other_nodes",
     "is_placement_group_removed",
     "kill_actor_and_wait_for_failure",

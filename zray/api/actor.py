@@ -14,6 +14,7 @@ from zray.api.typed import P, R_co, Remote
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
+from zray.options.subjects import METHOD
 from zray.signatures import SignatureCheck
 
 if TYPE_CHECKING:
@@ -192,6 +193,10 @@ def _restore_handle(actor_id: bytes, ref: ObjectRef | None, packed: bytes) -> Ac
 
 
 _OF_THE_HANDLE = frozenset(name for base in ActorHandle.__mro__ for name in vars(base))
+
+
+class UnknownMethodOption(ValueError, AssertionError):
+    """``zray.method`` was given an option that methods do not have. Ray raises AssertionError."""
 
 
 class ActorClassInheritanceException(TypeError):
@@ -434,14 +439,20 @@ def method(*args: Any, **options: Any) -> Any:
     see ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
 
     Raises:
-        ValueError: an option does not exist or is out of range.
+        ValueError: an option does not exist (it is an AssertionError too, as in Ray) or is out of range.
         TypeError: an option has a wrong type, or what is decorated is not a function.
     """
     if len(args) == 1 and callable(args[0]) and not options:
         return args[0]
     if args:
         raise TypeError("@zray.method takes options by keyword, such as @zray.method(num_returns=2)")
-    given = MethodOptions.from_kwargs(options, what="@zray.method")
+    try:
+        given = MethodOptions.from_kwargs(options, what="@zray.method")
+    except ValueError as error:
+        unknown = sorted(options.keys() - METHOD.checks.keys())
+        if not unknown:
+            raise
+        raise UnknownMethodOption(f"{error} (Unexpected keyword argument to @zray.method: {unknown[0]!r})") from None
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         setattr(function, METHOD_OPTIONS, given)

@@ -264,7 +264,6 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             return
         from zray.api import runtime as runtimes
         from zray.client import session as sessions
-        from zray.protocol.messages import Goodbye
         from zray.system import signals
 
         if runtimes.is_local_mode():
@@ -281,22 +280,30 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             end.callback(local_clusters.end, driver)
             end.callback(driver.undo_hint)
             end.callback(driver.output.close)
-            stays = driver.process is None  # the cluster does, with the detached actors of this driver
-            last = driver.session.last_records("the driver shut down") if stays else []
-            goodbye = [*last, Goodbye("the driver shut down")]
-            end.callback(_leave, driver.session, goodbye, LAST_WORK_S if stays else 0.0)
+            end.callback(_leave, driver.session, driver.process is None)
             if driver.session.config.log_to_driver:
                 _await_last_output(driver.session)
 
 
-def _leave(session: Session, last_messages: list[Any], confirm_s: float) -> None:
-    if not session.close(last_messages, confirm_s):
+def current_driver() -> Driver | None:
+    """This process as a driver; None if it is none at the moment."""
+    return _driver
+
+
+def _leave(session: Session, stays: bool) -> None:
+    """Leaves a cluster. ``stays``: the cluster does, with the detached actors of this driver."""
+    from zray.protocol.messages import Goodbye
+
+    reason = "the driver shut down"
+    if stays:
+        session.tell_last_records(reason)
+    if not session.close([Goodbye(reason)], LAST_WORK_S if stays else 0.0):
         import logging
 
         logging.getLogger("zray").warning(
             "the broker has not confirmed this driver's last work within %g s, for it is stopped or busy: a detached "
             "actor that was created last may be missing",
-            confirm_s,
+            LAST_WORK_S,
         )
 
 

@@ -32,6 +32,7 @@ from zray.client.core.effects import ShowLogs, Unhandled, Warn
 from zray.logs import bar_lines
 from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, escape_controls
 from zray.protocol.log_window import LogIntake
+from zray.protocol.records import PrintedLines
 from zray.system.streams import (
     current_stream,
     descriptor_of,
@@ -66,6 +67,9 @@ class DriverOutput:
     """
 
     def __init__(self, show_logs: bool, taken: Callable[[int], None], dedup_logs: bool = True) -> None:
+        self.subscribers: list[Callable[[PrintedLines], None]] = []
+        """Called with the lines of workers before they are shown, in the middle of a turn: they may only put into a
+        ``SimpleQueue``."""
         self._show_logs = show_logs
         self._taken = taken
         self._queue: queue.SimpleQueue[ShowLogs] = queue.SimpleQueue()
@@ -88,6 +92,9 @@ class DriverOutput:
     def show(self, effect: ShowLogs) -> None:
         """Shows lines of workers, as ``(name pid=123) text``."""
         if self._show_logs and not self._closing:
+            for subscriber in tuple(self.subscribers):
+                for entry in effect.entries:
+                    subscriber(entry)
             self._queue.put(effect)
             self._wake()
 

@@ -14,7 +14,7 @@ from zray.broker.actors import ActorEvents
 from zray.broker.records import Actor, Host, Job, Process, Worker, place_of
 from zray.broker.resources import as_floats
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, RETIRED
-from zray.protocol.messages import DRIVER, ProtocolError
+from zray.protocol.messages import DRIVER, WORKER, ProtocolError
 from zray.protocol.state_questions import ActorRecord, HostRecord, JobRecord, ProcessRecords, WorkerRecord
 
 MAX_ENDED = 2_000
@@ -62,7 +62,7 @@ class History(ActorEvents):
         self._hosts: Ended[HostRecord] = Ended()
         self._workers: Ended[WorkerRecord] = Ended()
         self._jobs: Ended[JobRecord] = Ended()
-        self._left: deque[ProcessRecords] = deque()  # what drivers have told of their tasks before they left
+        self._left: deque[ProcessRecords] = deque()  # what the gone have told of their tasks
         self._left_bytes = 0
 
     # ------------------------------------------------------------------ records of what lives
@@ -148,12 +148,13 @@ class History(ActorEvents):
         )
 
     def tasks_left(self, process: Process, total: int, rows: bytes) -> None:
-        """A driver tells of its tasks, since it leaves. The records of those that left first make room."""
-        if process.kind != DRIVER:
-            raise ProtocolError("only a driver leaves records of its tasks behind")
+        """A driver or worker tells of its tasks, since it leaves. The records of those that left first make room."""
+        if process.kind not in (DRIVER, WORKER):
+            raise ProtocolError("only a driver or worker leaves records of its tasks behind")
         if len(rows) > MAX_LEFT_BYTES:
             return
-        self._left.append(ProcessRecords(process.process_id, process.job_id, total, rows, [], []))
+        job_id = process.job_id if process.worker is None else process.worker.job_id
+        self._left.append(ProcessRecords(process.process_id, job_id, total, rows, [], []))
         self._left_bytes += len(rows)
         while self._left_bytes > MAX_LEFT_BYTES:
             self._left_bytes -= len(self._left.popleft().rows)
@@ -161,7 +162,7 @@ class History(ActorEvents):
     # ------------------------------------------------------------------ answers
 
     def tasks_of_the_gone(self) -> list[ProcessRecords]:
-        """What drivers that are gone have told of their tasks."""
+        """What drivers and workers that are gone have told of their tasks."""
         return [each for each in self._left if each.process_id not in self._processes]
 
     def ended_actors(self) -> tuple[list[ActorRecord], int]:

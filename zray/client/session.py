@@ -188,10 +188,11 @@ class Session:
 
     # ------------------------------------------------------------------ the end
 
-    def last_records(self, reason: str) -> list[Any]:
-        """What this process tells the broker of its tasks before it leaves a cluster that goes on."""
+    def tell_last_records(self, reason: str) -> None:
+        """Tells the broker of this process's tasks, before it leaves a cluster that goes on."""
         with self.shell.lock:
-            return list(self.core.last_records(reason, time.monotonic()))
+            for record in self.core.last_records(reason, time.monotonic()):
+                self.core.to_broker(record)
 
     def close(self, last_messages: list[Any], confirm_s: float = 0.0) -> bool:
         """Leaves the cluster. ``last_messages`` are sent to the broker first.

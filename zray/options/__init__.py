@@ -214,7 +214,10 @@ class ActorOptions:
 
     def _with_name(self, what: str) -> ActorOptions:
         if self.get_if_exists and self.name is None:
-            raise ValueError(f"{what}: get_if_exists=True is not allowed without a name: give name='...' too")
+            raise ValueError(
+                f"{what}: get_if_exists=True is not allowed without a name: The actor name must be "
+                "specified to use `get_if_exists`"
+            )
         return self
 
     def placement_amounts(self) -> dict[str, int]:

@@ -28,8 +28,11 @@ class Given:
     """The resource whose amount it is, if it is one of several in an option."""
 
     def wrong_type(self, allowed: str) -> NoReturn:
-        kind = type(self.value).__name__
-        raise TypeError(f"{self.what}: {self.name}={self.value!r} has type {kind}; allowed is {allowed}")
+        kind = type(self.value)
+        raise TypeError(
+            f"{self.what}: {self.name}={self.value!r} has type {kind.__name__}. "
+            f"The type of keyword {self.name!r} must be {allowed}, but received type {kind}"
+        )
 
     def wrong_value(self, allowed: str) -> NoReturn:
         raise ValueError(f"{self.what}: {self.name}={self.value!r} is not allowed: {allowed}")

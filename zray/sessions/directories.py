@@ -242,6 +242,8 @@ def make_directories(paths: SessionPaths) -> None:
     """Makes the directories that are missing; raises OSError."""
     for directory in (paths.directory, paths.spill, paths.logs):
         os.makedirs(directory, mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # programs look for the logs where Ray has them: in the session
+        os.symlink(paths.logs, f"{paths.directory}/logs")
 
 
 def session_files(paths: SessionPaths) -> list[str]:

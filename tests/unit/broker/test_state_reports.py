@@ -208,10 +208,16 @@ def test_tasks_are_not_told_twice_while_the_driver_is_there(broker: BrokerHarnes
     assert broker.core.history.tasks_of_the_gone() == []
 
 
-def test_only_drivers_leave_tasks_behind(broker: BrokerHarness) -> None:
+def test_tasks_of_a_worker_that_has_left(broker: BrokerHarness) -> None:
     _, worker = one_worker(broker)
+    record = broker.core.workers.workers[worker]
+    job_id, host = record.job_id, record.host.host_id
+    broker.say(worker, left(b"rows", 2))
+    assert broker.core.history.tasks_of_the_gone() == []
+    broker.kill(worker)
+    assert broker.core.history.tasks_of_the_gone() == [q.ProcessRecords(worker, job_id, 2, b"rows", [], [])]
     with pytest.raises(m.ProtocolError):
-        broker.say(worker, left(b"rows"))
+        broker.say(host, left(b"rows"))
 
 
 def test_an_observer_may_ask(broker: BrokerHarness) -> None:

@@ -128,6 +128,7 @@ class Worker:
         confirm_s = 0.0
         if not self._lost:
             self._end_program()
+            self.session.tell_last_records("its owner, a worker, ended")
             # The host reports this process's end by another connection. That must not overtake the last answers.
             confirm_s = self.session.config.exit_timeout_s
         self.session.close([], confirm_s)
