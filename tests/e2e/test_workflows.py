@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -882,3 +883,37 @@ def test_a_module_that_is_missing_at_resume_is_named(sandbox: Sandbox, ran: Path
     assert workflow.get_status("w") is WorkflowStatus.RESUMABLE
     with driver(source, environ=there) as process:
         assert process.succeed() == "8"
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        return threading.Lock, ()  # can be pickled here, and its copy cannot
+
+    def __repr__(self) -> str:
+        return "what cannot be pickled"
+
+
+def test_an_error_that_cannot_be_passed_on_is_told_in_words(ray: ModuleType) -> None:
+    @ray.remote
+    def fails() -> None:
+        raise ValueError(Unpicklable())
+
+    with pytest.raises(WorkflowExecutionError, match="ValueError"):
+        ray.get(workflow.run_async(fails.bind(), workflow_id="w"), timeout=20)
+    assert workflow.get_status("w") == "FAILED"
+
+
+def test_a_workflow_that_cannot_be_resumed_does_not_keep_back_the_others(
+    ray: ModuleType, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        with pytest.raises(WorkflowExecutionError):
+            workflow.run(add.bind(1, "x"), workflow_id=name)
+    with Storage(os.environ["ZRAY_WORKFLOW_DIR"]) as storage:
+        storage._db.execute("UPDATE workflows SET python = '3.9.1' WHERE id = 'b'")
+    resumed = workflow.resume_all(include_failed=True)
+    assert [name for name, _ in resumed] == ["a", "c"]
+    assert "has left out a workflow" in caplog.text and "'b'" in caplog.text
+    for _, output in resumed:
+        with pytest.raises(WorkflowExecutionError):
+            ray.get(output, timeout=20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import logging
 import os
 import platform
 import threading
@@ -90,13 +91,13 @@ class _Claimed:
     def __init__(self, storage: Storage, lock: WorkflowLock, workflow_id: str, graph: Graph | None) -> None:
         self._storage = storage
         self._lock = lock
-        self._id = workflow_id
+        self.workflow_id = workflow_id
         self._graph = graph
 
     def run(self) -> Any:
         """Runs the workflow to its end, and gives up the lock."""
         try:
-            return Execution(self._storage, self._id, ClusterTasks(), self._graph).run()
+            return Execution(self._storage, self.workflow_id, ClusterTasks(), self._graph).run()
         finally:
             self.close()
 
@@ -260,6 +261,8 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, ObjectRef[Any]]]
             resumed.append((name, resume_async(name)))
         except WorkflowStillActiveError:  # another process was faster
             continue
+        except (WorkflowNotResumableError, WorkflowNotFoundError) as error:  # or cancelled or deleted meanwhile
+            logging.getLogger("zray").warning("resume_all has left out a workflow: %s", error)
     return resumed
 
 
@@ -313,8 +316,12 @@ def _in_thread(claimed: _Claimed) -> ObjectRef[Any]:
         try:
             value = claimed.run()
             settle(value, None)
-        except Exception as error:
-            settle(None, error)
+        except BaseException as error:
+            try:
+                settle(None, error)
+            except Exception as reason:  # the error cannot be pickled
+                text = f"{type(error).__name__}: {error} ({reason})"
+                settle(None, WorkflowExecutionError(claimed.workflow_id, text))
 
     threading.Thread(target=work, name="zray-workflow", daemon=True).start()
     return output
