@@ -83,7 +83,7 @@ def test_values_that_are_not_allowed(value: int):
 
 @pytest.mark.parametrize("value", [1.5, True, "1"])
 def test_types_that_are_not_allowed(value: Any):
-    with pytest.raises(TypeError, match="allowed is an integer from -1000 to 1000"):
+    with pytest.raises(TypeError, match="'priority' must be an integer from -1000 to 1000, but received type"):
         note.options(priority=value)
 
 
