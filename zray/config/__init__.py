@@ -67,7 +67,8 @@ class Config:
     journal: str = ""
     """The file in which a broker keeps what outlives it: detached actors, placement groups, the key-value store.
 
-    A broker that is started with the same file brings them back. Default: nothing is kept.
+    A broker that is started with the same file brings them back. Default: nothing is kept. It is for zray-broker and
+    zray start --head: a cluster that init() has started ends with its program, and keeps nothing.
     """
     journal_sync: str = "normal"
     """When a change in the journal is on disk: "normal" or "full".
