@@ -14,6 +14,7 @@ from zray.api.cluster import current_driver
 from zray.api.runtime_context import get_runtime_context
 from zray.exceptions import ZrayError
 from zray.protocol.records import PrintedLines
+from zray.system.queues import take
 
 __all__ = [
     "LogSubscriber",
@@ -49,7 +50,7 @@ class LogSubscriber:
             actor_name.
         """
         try:
-            printed = self._queue.get(timeout=None if timeout is None else max(0.0, timeout))
+            printed = take(self._queue, timeout)
         except queue.Empty:
             return None
         return {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zray.api.objects import cancel, put
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.object_ref import ObjectRef, Tracker, get_tracker, has_tracker
+from zray.system.queues import take
 from zray.workflow.execution import Outcome
 from zray.workflow.graphs import Call
 
@@ -56,7 +57,7 @@ class ClusterTasks:
         """Waits up to ``timeout_s`` seconds for an end; returns all ends that are there."""
         found = []
         try:
-            found.append(self._ends.get(timeout=timeout_s) if timeout_s else self._ends.get_nowait())
+            found.append(take(self._ends, timeout_s))
             while True:
                 found.append(self._ends.get_nowait())
         except queue.Empty:

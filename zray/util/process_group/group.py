@@ -19,6 +19,7 @@ from zray.api.decorator import remote
 from zray.api.objects import cancel, get, kill, wait
 from zray.client.session import current
 from zray.exceptions import ActorDiedError, ActorError, ClusterUnavailableError, TaskCancelledError
+from zray.system.queues import take
 from zray.util.process_group.dispatch import Action, Dispatcher, Recall, Send, Start, Stop
 from zray.util.process_group.jobs import FunctionShelf, Job
 from zray.util.process_group.worker import PoolWorker
@@ -272,7 +273,7 @@ class ProcessGroup:
             with self._lock:
                 timeout_s = self._dispatcher.next_check_s(time.monotonic())
             try:
-                event = self._events.get(timeout=timeout_s)
+                event = take(self._events, timeout_s)
             except queue.Empty:
                 with self._lock:
                     actions = self._dispatcher.recall(time.monotonic())
