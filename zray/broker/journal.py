@@ -69,7 +69,7 @@ class Journal:
         self.idle_s = _look_at(self.path)
         """How long no broker has used it, in seconds."""
         try:
-            self._database = sqlite3.connect(self.path, LOCK_WAIT_S, isolation_level=None)
+            self._database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
             try:
                 self._prepare(sync)
             except BaseException:
