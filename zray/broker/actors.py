@@ -209,7 +209,8 @@ class Actors:
         if actor.begun:
             self._restart(actor, why, told=False, pause_s=pause_s)
         else:
-            self._wait(actor, pause_s)
+            actor.paused_until = self._clock() + pause_s
+            self._wait(actor)
 
     def begins(self, actor: Actor) -> None:
         """A worker is told to construct an actor."""
@@ -386,12 +387,11 @@ class Actors:
                                message, b"")  # fmt: skip
             self._send(subscriber, state)
         actor.last_seq.clear()
-        self._wait(actor, pause_s)
+        self._wait(actor)
 
-    def _wait(self, actor: Actor, pause_s: float) -> None:
-        """Has an actor wait for a place, after a pause."""
-        if pause_s:
-            actor.paused_until = self._clock() + pause_s
+    def _wait(self, actor: Actor) -> None:
+        """Has an actor wait for a place, once its pause is over."""
+        if self.pause_s(actor):
             heapq.heappush(self._pausing, (actor.paused_until, actor.actor_id, actor.incarnation))
         else:
             self._wait_for_place(actor)
